@@ -1,0 +1,39 @@
+# Strongroom. `make run` and `make test` work on a fresh Debian machine with Go.
+GO      ?= go
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+FUZZTIME ?= 20s
+
+.PHONY: build run test lint fmt-check bench fuzz install-test-tools clean
+
+build:
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o bin/strongroom ./cmd/strongroom
+
+# A development server with two provisioned HSMs, alpha and beta. Credentials and addresses: data/dev.env.
+run: build
+	bin/strongroom serve --dev --data data
+
+install-test-tools:
+	@test/install.sh
+
+fmt-check:
+	@out=$$(gofmt -l $$(git ls-files -co --exclude-standard '*.go')); test -z "$$out" || { echo "gofmt would change:"; echo "$$out"; exit 1; }
+
+# Everything. The race detector needs cgo and runs on the packages that share state between goroutines.
+test: install-test-tools build fmt-check
+	$(GO) vet ./...
+	$(GO) test -count=1 -timeout 40m ./...
+	$(GO) test -count=1 -timeout 20m -race ./secret ./internal/...
+
+lint:
+	@test/lint.sh
+
+bench: build
+	$(GO) test -run '^$$' -bench . -benchmem ./shamir ./securitydomain ./internal/store/bolt
+	$(GO) test -run '^$$' -bench . -benchtime 1x ./test/bench
+
+# Every fuzz target of the tree, FUZZTIME each.
+fuzz:
+	@test/fuzz.sh $(FUZZTIME)
+
+clean:
+	rm -rf bin

@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# Installs what the tests need and is not there. Idempotent; silent when nothing is missing.
+#   azure-cli   the stock client that the end-to-end tests drive
+#   strace      kills the server at an exact system call, and makes a sync fail
+#   e2fsprogs   mkfs.ext4, for the power-loss tests (a loop image that is shut down)
+#   openssl     cross-checks of key files and certificates
+set -euo pipefail
+declare -A package=([az]=azure-cli [strace]=strace [mkfs.ext4]=e2fsprogs [openssl]=openssl [mount]=mount [gcc]=gcc)
+missing=()
+for tool in "${!package[@]}"; do
+  command -v "$tool" >/dev/null || [ -x "/sbin/$tool" ] || missing+=("${package[$tool]}")
+done
+[ ${#missing[@]} -gt 0 ] || exit 0
+echo "installing for the tests: ${missing[*]}"
+sudo=; [ "$(id -u)" = 0 ] || sudo=sudo
+$sudo apt-get update -qq
+DEBIAN_FRONTEND=noninteractive $sudo apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
