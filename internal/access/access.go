@@ -1,0 +1,44 @@
+// Package access decides who may do what on one HSM: it verifies bearer tokens and evaluates local RBAC. It
+// knows callers, data actions and scopes; it does not know HTTP.
+package access
+
+// Caller is who makes a call, as a verified token says. The zero value is nobody and may do nothing.
+type Caller struct {
+	ObjectID string   // the principal: claim oid, else sub
+	AppID    string   // claim appid or azp
+	Tenant   string   // claim tid
+	Issuer   string   // claim iss
+	Name     string   // for people: claim name or app display name; never used in a decision
+	Groups   []string // object IDs of groups
+}
+
+// Action is a data action, without the prefix "Microsoft.KeyVault/managedHsm": "/keys/sign/action".
+type Action string
+
+// The data actions of Managed HSM that this server decides on (protocol: rbac, section 2).
+const (
+	SecurityDomainDownload     Action = "/securitydomain/download/action"
+	SecurityDomainDownloadRead Action = "/securitydomain/download/read"
+	SecurityDomainUpload       Action = "/securitydomain/upload/action"
+	SecurityDomainUploadRead   Action = "/securitydomain/upload/read"
+	TransferKeyRead            Action = "/securitydomain/transferkey/read"
+	KeyRead                    Action = "/keys/read/action"
+	KeyCreate                  Action = "/keys/create"
+	KeySign                    Action = "/keys/sign/action"
+	KeyVerify                  Action = "/keys/verify/action"
+	KeyEncrypt                 Action = "/keys/encrypt/action"
+	KeyDecrypt                 Action = "/keys/decrypt/action"
+	KeyWrap                    Action = "/keys/wrap/action"
+	KeyUnwrap                  Action = "/keys/unwrap/action"
+	KeyBackup                  Action = "/keys/backup/action"
+	KeyRestore                 Action = "/keys/restore/action"
+)
+
+// Scopes: "/" and "/keys" mean the whole HSM, "/keys/{name}" one key with all its versions.
+const (
+	ScopeRoot = "/"
+	ScopeKeys = "/keys"
+)
+
+// ScopeKey is the scope of one key.
+func ScopeKey(name string) string { return "/keys/" + name }

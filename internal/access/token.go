@@ -1,0 +1,338 @@
+package access
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/coreos/go-oidc/v3/oidc"
+
+	"strongroom/internal/failure"
+	"strongroom/internal/strictjson"
+)
+
+// Bounds of a token. They are checked before anything is decoded, so that an unauthenticated caller cannot make
+// the server work (threat A5).
+const (
+	MaxToken     = 16 << 10 // bytes of the compact form
+	maxAudiences = 50
+	maxGroups    = 200 // Entra ID's own bound of the groups claim
+	maxName      = 256 // bytes of an identifier or name
+)
+
+// objectLimits bound the header and the claims.
+var objectLimits = strictjson.Limits{Bytes: MaxToken, Depth: 8, Elements: 256, Values: 1024, StringBytes: MaxToken, FoldNames: true}
+
+// Skew is how far the clocks of issuer and server may differ.
+const Skew = 60 * time.Second
+
+// asymmetric are the algorithms that an issuer may be configured with. "none" and the HMAC family are not among
+// them on purpose: with those, whoever knows the public key, or nothing, could sign.
+var asymmetric = []string{
+	oidc.RS256, oidc.RS384, oidc.RS512, oidc.PS256, oidc.PS384, oidc.PS512, oidc.ES256, oidc.ES384, oidc.ES512, oidc.EdDSA,
+}
+
+// followed are header members that bring or point to a key, or change what the signature covers. A verifier that
+// honours one of the first four takes keys from the attacker (RFC 8725 section 3.5), so a token that has one is
+// refused whole.
+var followed = []string{"jku", "jwk", "x5u", "x5c", "crit", "b64", "zip"}
+
+// Issuer is somebody whose tokens are believed.
+type Issuer struct {
+	URL        string      // the exact claim iss
+	Keys       oidc.KeySet // its public keys; never those of another issuer
+	Algorithms []string    // asymmetric JWA names, at least one
+}
+
+// Verifier verifies bearer tokens of a fixed set of issuers. Safe for concurrent use.
+type Verifier struct {
+	issuers map[string]issuer
+	now     func() time.Time
+}
+
+type issuer struct {
+	algorithms []string
+	verifier   *oidc.IDTokenVerifier
+}
+
+// NewVerifier returns a verifier for the issuers. It refuses an issuer without keys or algorithms, one with a
+// symmetric or unknown algorithm, and the same URL twice: these are mistakes in the configuration.
+func NewVerifier(issuers []Issuer, now func() time.Time) (*Verifier, error) {
+	v := &Verifier{issuers: map[string]issuer{}, now: now}
+	for _, i := range issuers {
+		switch {
+		case i.URL == "":
+			return nil, errors.New("access: an issuer has no URL")
+		case i.Keys == nil:
+			return nil, fmt.Errorf("access: issuer %s has no keys", i.URL)
+		case len(i.Algorithms) == 0:
+			return nil, fmt.Errorf("access: issuer %s has no algorithms", i.URL)
+		}
+		for _, a := range i.Algorithms {
+			if !slices.Contains(asymmetric, a) {
+				return nil, fmt.Errorf("access: issuer %s: algorithm %s is not one of %s", i.URL, a, strings.Join(asymmetric, ", "))
+			}
+		}
+		if _, twice := v.issuers[i.URL]; twice {
+			return nil, fmt.Errorf("access: issuer %s is configured twice", i.URL)
+		}
+		algorithms := slices.Clone(i.Algorithms)
+		v.issuers[i.URL] = issuer{algorithms: algorithms, verifier: oidc.NewVerifier(i.URL, i.Keys, &oidc.Config{
+			SupportedSigningAlgs: algorithms,
+			SkipClientIDCheck:    true, // audiences are compared below, as URLs
+			// go-oidc knows no leeway on exp; a clock set back by the skew gives it one. Its leeway of five minutes on
+			// nbf is wider than ours, which is checked below.
+			Now: func() time.Time { return now().Add(-Skew) },
+		})}
+	}
+	return v, nil
+}
+
+// Verify returns who the bearer of a token is. It demands: at most [MaxToken] bytes in three segments; the
+// signature of a configured issuer, with a key and an algorithm of that issuer; iss, aud, exp and nbf present;
+// one of audiences in aud; and the time between nbf and exp, give or take [Skew]. Audiences are compared as URLs: case of the
+// host, port 443 and one trailing slash make no difference. Every refusal is failure.Unauthorized.
+func (v *Verifier) Verify(ctx context.Context, raw string, audiences []string) (Caller, error) {
+	header, unverified, err := split(raw)
+	if err != nil {
+		return Caller{}, err
+	}
+	url, err := text(unverified, "iss")
+	if err != nil {
+		return Caller{}, err
+	}
+	from, known := v.issuers[url]
+	if !known {
+		return Caller{}, refuse("the token is from an issuer that this server does not know; sign in at the authority that the challenge names")
+	}
+	if err := checkHeader(header, from.algorithms); err != nil {
+		return Caller{}, err
+	}
+	token, err := from.verifier.Verify(ctx, raw)
+	if err != nil {
+		if _, expired := errors.AsType[*oidc.TokenExpiredError](err); expired {
+			return Caller{}, refuse("the token has expired; sign in again")
+		}
+		return Caller{}, failure.Wrap(failure.Unauthorized, err, "the token does not verify: its signature is not its issuer's; sign in again")
+	}
+	// From here on only what the signature covers.
+	var payload json.RawMessage
+	if err := token.Claims(&payload); err != nil {
+		return Caller{}, failure.Wrap(failure.Unauthorized, err, "the claims of the token cannot be read")
+	}
+	claims, err := object(payload)
+	if err != nil {
+		return Caller{}, err
+	}
+	return v.judge(claims, url, audiences)
+}
+
+// judge checks the claims and turns them into a caller. go-oidc matches claim names without regard to case and
+// takes the last of two; here they are exact and unique, and both readings must hold.
+func (v *Verifier) judge(claims map[string]json.RawMessage, issuerURL string, audiences []string) (Caller, error) {
+	if iss, err := text(claims, "iss"); err != nil || iss != issuerURL {
+		return Caller{}, refuse("the token names two issuers")
+	}
+	now := v.now()
+	notBefore, err := moment(claims, "nbf")
+	if err != nil {
+		return Caller{}, err
+	}
+	expires, err := moment(claims, "exp")
+	if err != nil {
+		return Caller{}, err
+	}
+	switch {
+	case now.Add(Skew).Before(notBefore):
+		return Caller{}, refuse("the token is not valid yet; compare the clocks of issuer and server")
+	case now.Add(-Skew).After(expires):
+		return Caller{}, refuse("the token has expired; sign in again")
+	}
+	aud, err := textOrList(claims, "aud", maxAudiences)
+	if err != nil {
+		return Caller{}, err
+	}
+	if !slices.ContainsFunc(aud, func(a string) bool {
+		return slices.ContainsFunc(audiences, func(b string) bool { return normalAudience(a) == normalAudience(b) })
+	}) {
+		return Caller{}, refuse("the token is for another resource; ask for a token for the resource that the challenge names")
+	}
+	c := Caller{Issuer: issuerURL}
+	for _, claim := range []struct {
+		into  *string
+		names []string
+	}{
+		{&c.ObjectID, []string{"oid", "sub"}},
+		{&c.AppID, []string{"appid", "azp"}},
+		{&c.Tenant, []string{"tid"}},
+		{&c.Name, []string{"name", "app_displayname"}},
+	} {
+		for _, name := range claim.names {
+			if _, present := claims[name]; !present {
+				continue
+			}
+			if *claim.into, err = text(claims, name); err != nil {
+				return Caller{}, err
+			}
+			break
+		}
+	}
+	if c.ObjectID == "" {
+		return Caller{}, refuse("the token names no principal: it needs the claim oid or sub")
+	}
+	if _, present := claims["groups"]; present {
+		if c.Groups, err = textOrList(claims, "groups", maxGroups); err != nil {
+			return Caller{}, err
+		}
+	}
+	return c, nil
+}
+
+// split bounds a compact JWT and decodes its header and claims, without believing either.
+func split(raw string) (header, claims map[string]json.RawMessage, err error) {
+	if len(raw) > MaxToken {
+		return nil, nil, refuse("the token is larger than %d bytes", MaxToken)
+	}
+	if strings.Count(raw, ".") != 2 {
+		return nil, nil, refuse("the token is not a JWT in its compact form")
+	}
+	parts := strings.SplitN(raw, ".", 3)
+	if header, err = segment(parts[0]); err != nil {
+		return nil, nil, err
+	}
+	if claims, err = segment(parts[1]); err != nil {
+		return nil, nil, err
+	}
+	if _, err := base64url(parts[2]); err != nil {
+		return nil, nil, err
+	}
+	return header, claims, nil
+}
+
+func segment(s string) (map[string]json.RawMessage, error) {
+	data, err := base64url(s)
+	if err != nil {
+		return nil, err
+	}
+	return object(data)
+}
+
+// base64url decodes strictly. The standard decoder skips line breaks, and two spellings of one token would make
+// the bytes that are judged differ from the bytes that are verified.
+func base64url(s string) ([]byte, error) {
+	if strings.ContainsAny(s, "\r\n") {
+		return nil, refuse("the token is not base64url")
+	}
+	data, err := base64.RawURLEncoding.Strict().DecodeString(s)
+	if err != nil {
+		return nil, refuse("the token is not base64url")
+	}
+	return data, nil
+}
+
+// object reads one JSON object with unique names. Names that differ only in case are refused too: go-oidc would
+// take them for one.
+func object(data []byte) (map[string]json.RawMessage, error) {
+	if err := strictjson.Check(data, objectLimits); err != nil {
+		return nil, failure.Wrap(failure.Unauthorized, err, "the token does not hold JSON objects with unique names")
+	}
+	var members map[string]json.RawMessage
+	if err := json.Unmarshal(data, &members); err != nil || members == nil {
+		return nil, refuse("the token does not hold JSON objects")
+	}
+	return members, nil
+}
+
+func checkHeader(header map[string]json.RawMessage, algorithms []string) error {
+	for _, name := range followed {
+		if _, present := header[name]; present {
+			return refuse("the token's header has the member %s, which is never followed here", name)
+		}
+	}
+	alg, err := text(header, "alg")
+	if err != nil {
+		return err
+	}
+	if !slices.Contains(algorithms, alg) {
+		return refuse("the token is signed with an algorithm that its issuer is not configured for")
+	}
+	if _, present := header["typ"]; present {
+		typ, err := text(header, "typ")
+		if err != nil {
+			return err
+		}
+		switch strings.ToLower(typ) {
+		case "jwt", "at+jwt", "application/at+jwt":
+		default: // a logout token, a DPoP proof, …: signed by the issuer and not meant to let anybody in
+			return refuse("the token is not an access token")
+		}
+	}
+	return nil
+}
+
+// text returns a string member: present, not empty, at most maxName bytes, without control characters.
+func text(members map[string]json.RawMessage, name string) (string, error) {
+	var s *string
+	if raw, present := members[name]; !present || json.Unmarshal(raw, &s) != nil || s == nil {
+		return "", refuse("the token has no %s, or not as text", name)
+	}
+	return *s, checkText(*s, name)
+}
+
+func checkText(s, name string) error {
+	if s == "" || len(s) > maxName || strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r == 0x7f }) {
+		return refuse("%s in the token is empty, longer than %d bytes, or has control characters", name, maxName)
+	}
+	return nil
+}
+
+// textOrList returns a member that is a string or a list of at most limit strings.
+func textOrList(members map[string]json.RawMessage, name string, limit int) ([]string, error) {
+	raw, present := members[name]
+	if present && len(raw) > 0 && raw[0] == '"' {
+		s, err := text(members, name)
+		return []string{s}, err
+	}
+	var list []string
+	if !present || json.Unmarshal(raw, &list) != nil || list == nil {
+		return nil, refuse("the token has no %s, or not as text", name)
+	}
+	if len(list) > limit {
+		return nil, refuse("%s in the token has more than %d entries", name, limit)
+	}
+	for _, s := range list {
+		if err := checkText(s, name); err != nil {
+			return nil, err
+		}
+	}
+	return list, nil
+}
+
+// moment returns a NumericDate (RFC 7519 section 2): seconds since 1970, perhaps with a fraction.
+func moment(members map[string]json.RawMessage, name string) (time.Time, error) {
+	var seconds *float64
+	if raw, present := members[name]; !present || json.Unmarshal(raw, &seconds) != nil || seconds == nil || *seconds < 0 || *seconds > 1e11 {
+		return time.Time{}, refuse("the token has no %s, or not as a time", name)
+	}
+	return time.UnixMilli(int64(*seconds * 1000)), nil
+}
+
+// normalAudience gives audiences that mean the same resource one spelling. What is no plain https URL is compared
+// as it is.
+func normalAudience(s string) string {
+	u, err := url.Parse(s)
+	if err != nil || u.Scheme != "https" || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" || u.Opaque != "" {
+		return s
+	}
+	return "https://" + strings.TrimSuffix(lowerASCII(u.Host), ":443") + strings.TrimSuffix(u.EscapedPath(), "/")
+}
+
+func refuse(format string, args ...any) *failure.Error {
+	return failure.New(failure.Unauthorized, format, args...)
+}

@@ -1,0 +1,141 @@
+package api
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+)
+
+// Base64URL is bytes that go over the wire as base64url without padding (RFC 7515 section 2). Reading is
+// strict: no padding, no line breaks, no stray bits, so one value has one spelling.
+type Base64URL []byte
+
+var errBase64URL = errors.New("api: not a base64url string without padding")
+
+// MarshalJSON writes the bytes as a string; nil and empty are "".
+func (b Base64URL) MarshalJSON() ([]byte, error) {
+	out := make([]byte, 0, base64.RawURLEncoding.EncodedLen(len(b))+2)
+	out = append(out, '"')
+	out = base64.RawURLEncoding.AppendEncode(out, b)
+	return append(out, '"'), nil
+}
+
+// UnmarshalJSON reads a string. The error never repeats the input.
+func (b *Base64URL) UnmarshalJSON(data []byte) error {
+	if string(data) == "null" {
+		*b = nil
+		return nil
+	}
+	var text string
+	if err := json.Unmarshal(data, &text); err != nil {
+		return errBase64URL
+	}
+	for i := range len(text) { // the standard decoder skips line breaks
+		if text[i] == '\r' || text[i] == '\n' {
+			return errBase64URL
+		}
+	}
+	out, err := base64.RawURLEncoding.Strict().DecodeString(text)
+	if err != nil {
+		return errBase64URL
+	}
+	*b = out
+	return nil
+}
+
+// JSONWebKey is the public part of a key.
+type JSONWebKey struct {
+	Kid    string    `json:"kid,omitempty"` // "https://host/keys/name/version"
+	Kty    string    `json:"kty"`           // RSA-HSM or EC-HSM
+	KeyOps []string  `json:"key_ops,omitempty"`
+	N      Base64URL `json:"n,omitempty"`
+	E      Base64URL `json:"e,omitempty"`
+	Crv    string    `json:"crv,omitempty"`
+	X      Base64URL `json:"x,omitempty"` // fixed length of the curve's field
+	Y      Base64URL `json:"y,omitempty"`
+}
+
+// KeyAttributes are times in whole Unix seconds and switches. In requests, absent means default or unchanged.
+type KeyAttributes struct {
+	Enabled         *bool  `json:"enabled,omitempty"`
+	NotBefore       *int64 `json:"nbf,omitempty"`
+	Expires         *int64 `json:"exp,omitempty"`
+	Created         int64  `json:"created,omitempty"` // answers only
+	Updated         int64  `json:"updated,omitempty"` // answers only
+	RecoveryLevel   string `json:"recoveryLevel,omitempty"`
+	RecoverableDays int    `json:"recoverableDays,omitempty"`
+	Exportable      *bool  `json:"exportable,omitempty"`
+}
+
+// KeyBundle is a key as clients see it.
+type KeyBundle struct {
+	Key        JSONWebKey        `json:"key"`
+	Attributes KeyAttributes     `json:"attributes"`
+	Tags       map[string]string `json:"tags,omitempty"`
+}
+
+// KeyItem is a key in a list.
+type KeyItem struct {
+	Kid        string            `json:"kid"`
+	Attributes KeyAttributes     `json:"attributes"`
+	Tags       map[string]string `json:"tags,omitempty"`
+}
+
+// KeyList is one page of keys or versions. Clients follow NextLink as it is.
+type KeyList struct {
+	Value    []KeyItem `json:"value"`
+	NextLink string    `json:"nextLink,omitempty"`
+}
+
+// CreateKeyRequest asks for a new key, or a new version of one.
+type CreateKeyRequest struct {
+	Kty            string            `json:"kty"`
+	KeySize        int               `json:"key_size,omitempty"` // bits
+	PublicExponent int               `json:"public_exponent,omitempty"`
+	KeyOps         []string          `json:"key_ops,omitempty"`
+	Crv            string            `json:"crv,omitempty"`
+	Attributes     *KeyAttributes    `json:"attributes,omitempty"`
+	Tags           map[string]string `json:"tags,omitempty"`
+	// ReleasePolicy is read only to be refused: keys that leave the HSM are not offered.
+	ReleasePolicy json.RawMessage `json:"release_policy,omitempty"`
+}
+
+// SignRequest asks for the signature of a digest.
+type SignRequest struct {
+	Alg   string    `json:"alg"`   // JWA name: RS256 … ES512, ES256K
+	Value Base64URL `json:"value"` // the digest, as long as the algorithm's hash
+}
+
+// VerifyRequest asks whether Value is the signature of Digest.
+type VerifyRequest struct {
+	Alg    string    `json:"alg"`
+	Digest Base64URL `json:"digest"`
+	Value  Base64URL `json:"value"`
+}
+
+// KeyOperationRequest is the request of encrypt, decrypt, wrapkey and unwrapkey.
+type KeyOperationRequest struct {
+	Alg   string    `json:"alg"`   // JWA name: RSA-OAEP or RSA-OAEP-256
+	Value Base64URL `json:"value"` // the plaintext, or the ciphertext; nil when it is missing
+	// IV, AAD and Tag belong to AES algorithms; they are read only to be refused.
+	IV  Base64URL `json:"iv,omitempty"`
+	AAD Base64URL `json:"aad,omitempty"`
+	Tag Base64URL `json:"tag,omitempty"`
+}
+
+// KeyOperationResult is the outcome of a cryptographic operation.
+type KeyOperationResult struct {
+	Kid   string    `json:"kid"` // with the version that was used
+	Value Base64URL `json:"value"`
+	Alg   string    `json:"alg,omitempty"`
+}
+
+// VerifyResult says whether a signature holds.
+type VerifyResult struct {
+	Value bool `json:"value"`
+}
+
+// BackupResult carries a key backup: the answer of backup and the request of restore.
+type BackupResult struct {
+	Value Base64URL `json:"value"`
+}

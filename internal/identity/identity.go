@@ -1,0 +1,121 @@
+// Package identity is the embedded token issuer: OpenID Connect discovery, a key set, and tokens for applications
+// by client credentials, so that a laptop or a CI job works without a cloud. It answers in the forms that three
+// kinds of client need: az (an authority that ends in /adfs), the Azure SDKs (an authority with a tenant) and
+// plain OpenID Connect.
+//
+// There are no users, no sessions, no login pages and no refresh tokens. What a token allows is not decided here:
+// package access verifies tokens, of this issuer or another, and evaluates roles.
+package identity
+
+import (
+	"context"
+	"crypto"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/coreos/go-oidc/v3/oidc"
+	"github.com/google/uuid"
+
+	"strongroom/internal/access"
+	"strongroom/internal/failure"
+	"strongroom/internal/seal"
+	"strongroom/internal/store"
+)
+
+// TokenLifetime is how long an access token is good. There is no way to call one back; roles are taken away
+// instead, which works at once.
+const TokenLifetime = time.Hour
+
+// Config is what the issuer stands on. All fields are required.
+type Config struct {
+	// BaseURLs are the ways to reach this server, "https://host[:port]" without a path. A request is answered in the
+	// terms of the base URL it came by, because clients compare; the first one serves all other hosts.
+	BaseURLs []string
+	Tenant   string // GUID
+	Store    store.Store
+	Seal     seal.Seal // keeps the signing key and the applications
+	Rand     io.Reader
+	Now      func() time.Time
+	Log      *slog.Logger
+}
+
+// Issuer issues tokens. Safe for concurrent use.
+type Issuer struct {
+	cfg     Config
+	key     signingKey
+	decoy   decoy
+	failing *failures
+}
+
+// Open returns the issuer over what the store holds, making its signing key on first use. It fails with
+// failure.Tampered when the stored key does not open under the seal.
+func Open(ctx context.Context, cfg Config) (*Issuer, error) {
+	if len(cfg.BaseURLs) == 0 {
+		return nil, errors.New("identity: the issuer needs at least one base URL")
+	}
+	for i, base := range cfg.BaseURLs {
+		u, err := url.Parse(base)
+		if err != nil || u.Scheme != "https" || u.Host == "" || u.User != nil || base != "https://"+u.Host {
+			return nil, fmt.Errorf("identity: base URL %d is not of the form https://host[:port]", i+1)
+		}
+	}
+	tenant, err := uuid.Parse(cfg.Tenant)
+	if err != nil || len(cfg.Tenant) != 36 {
+		return nil, errors.New("identity: the tenant is not a GUID")
+	}
+	cfg.Tenant = tenant.String()
+	key, err := openSigningKey(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	d, err := newDecoy(cfg)
+	if err != nil {
+		return nil, err
+	}
+	return &Issuer{cfg: cfg, key: key, decoy: d, failing: newFailures(cfg.Now)}, nil
+}
+
+// Issuers returns every name under which this issuer's tokens appear, with its key, for access.NewVerifier. The
+// key is handed over in memory: the server does not ask itself over HTTP.
+func (i *Issuer) Issuers() []access.Issuer {
+	keys := &oidc.StaticKeySet{PublicKeys: []crypto.PublicKey{i.key.public}}
+	var list []access.Issuer
+	for _, base := range i.cfg.BaseURLs {
+		for _, f := range forms {
+			list = append(list, access.Issuer{URL: f.issuer(base, i.cfg.Tenant), Keys: keys, Algorithms: []string{oidc.ES256}})
+		}
+	}
+	return list
+}
+
+// base returns the base URL that a request's Host header belongs to, else the first.
+func (i *Issuer) base(host string) string {
+	for _, b := range i.cfg.BaseURLs {
+		if strings.EqualFold(strings.TrimPrefix(b, "https://"), host) {
+			return b
+		}
+	}
+	return i.cfg.BaseURLs[0]
+}
+
+// storeFailure gives the store's errors their kind. Failures pass as they are.
+func storeFailure(err error) error {
+	_, known := errors.AsType[*failure.Error](err)
+	switch {
+	case err == nil || known:
+		return err
+	case errors.Is(err, store.ErrFull):
+		return failure.Wrap(failure.Unavailable, err, "the server's disk is full: nothing was changed; free space and try again")
+	case errors.Is(err, store.ErrFailed):
+		return failure.Wrap(failure.StorageFailed, err, "the server could not make a write durable and is stopping")
+	case errors.Is(err, store.ErrCorrupt):
+		return failure.Wrap(failure.Tampered, err, "the server's database is damaged; restore it from a copy")
+	default:
+		return failure.Wrap(failure.Unavailable, err, "the server's database cannot be used now; try again")
+	}
+}
