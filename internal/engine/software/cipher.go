@@ -1,0 +1,87 @@
+package software
+
+import (
+	"context"
+	"crypto"
+	"crypto/rsa"
+	_ "crypto/sha1" // registers SHA-1 for crypto.Hash
+	"fmt"
+
+	"strongroom/internal/engine"
+	"strongroom/secret"
+)
+
+// oaep has the hash of each encryption algorithm, which is also MGF1's. SHA-1 is sound here, where nothing rests
+// on collisions, and clients of Managed HSM still ask for it.
+//
+// RSA1_5 is missing on purpose: its padding can only be taken off safely by whoever knows how long the plaintext
+// must be, and this interface answers with any length (Bleichenbacher 1998; RFC 8017 section 7.2).
+var oaep = map[string]crypto.Hash{
+	engine.RSAOAEP:    crypto.SHA1,
+	engine.RSAOAEP256: crypto.SHA256,
+}
+
+// findOAEP returns the hash of the algorithm called name, if it goes with keys of type t. An unknown name came
+// from outside and is not echoed.
+func findOAEP(name string, t engine.Type) (crypto.Hash, error) {
+	if t != engine.RSA {
+		return 0, fmt.Errorf("%w: only RSA keys encrypt and decrypt", engine.ErrAlgorithm)
+	}
+	if name == engine.RSA15 {
+		return 0, fmt.Errorf("%w: RSA1_5 is refused, as its padding makes a decryption oracle", engine.ErrAlgorithm)
+	}
+	hash, ok := oaep[name]
+	if !ok {
+		return 0, fmt.Errorf("%w: no such encryption algorithm", engine.ErrAlgorithm)
+	}
+	return hash, nil
+}
+
+func (s *software) Encrypt(ctx context.Context, ref engine.Ref, name string, plaintext secret.Bytes) ([]byte, error) {
+	if err := s.check(ctx); err != nil {
+		return nil, err
+	}
+	hash, err := findOAEP(name, ref.Type)
+	if err != nil {
+		return nil, err
+	}
+	// ref.Bits is a claim until the key is opened; a wrong one ends below as ErrTampered, or here.
+	if longest := engine.MaxPlaintext(name, ref.Bits); plaintext.Len() > longest {
+		return nil, fmt.Errorf("%w: %d bytes, and %s with %d bits takes %d", engine.ErrPlaintext, plaintext.Len(), name, ref.Bits, longest)
+	}
+	key, err := s.open(ref) // not a public key that was stored beside it: see Verify
+	if err != nil {
+		return nil, err
+	}
+	defer key.wipe()
+	ciphertext, err := rsa.EncryptOAEP(hash.New(), s.rand, &key.rsa.PublicKey, plaintext.Reveal(), nil)
+	if err != nil {
+		return nil, fmt.Errorf("software engine: encrypt: %w", err)
+	}
+	return ciphertext, nil
+}
+
+func (s *software) Decrypt(ctx context.Context, ref engine.Ref, name string, ciphertext []byte) (secret.Bytes, error) {
+	if err := s.check(ctx); err != nil {
+		return secret.Bytes{}, err
+	}
+	hash, err := findOAEP(name, ref.Type)
+	if err != nil {
+		return secret.Bytes{}, err
+	}
+	key, err := s.open(ref)
+	if err != nil {
+		return secret.Bytes{}, err
+	}
+	defer key.wipe()
+	// crypto/rsa also takes a ciphertext whose leading zeros were left out; the standard does not (RFC 8017
+	// section 7.1.2, step 1b). Its own errors do not get out: one of them could tell a length from a padding.
+	if len(ciphertext) != key.rsa.Size() {
+		return secret.Bytes{}, engine.ErrDecrypt
+	}
+	plaintext, err := rsa.DecryptOAEP(hash.New(), nil, key.rsa, ciphertext, nil)
+	if err != nil {
+		return secret.Bytes{}, engine.ErrDecrypt
+	}
+	return secret.Take(plaintext), nil
+}

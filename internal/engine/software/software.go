@@ -1,0 +1,129 @@
+// Package software is the engine on this machine's processor: keys are made and used with crypto/rsa and
+// crypto/ecdsa, and leave only as ciphertext. Files: key.go (make and open keys), sign.go, cipher.go (encrypt and
+// decrypt), seal.go (the forms in which bytes leave).
+//
+// It makes RSA keys of 2048, 3072 and 4096 bits with the exponent 65537, the only one crypto/rsa generates, and
+// EC keys on P-256, P-384 and P-521. P-256K is not in the standard library and is refused with ErrSpec.
+//
+// Private keys exist in the clear for the length of one call. Buffers that this package owns are cleared when
+// the call ends; the copies inside crypto/rsa and crypto/ecdsa are left to the garbage collector, which is as
+// far as Go lets anyone go.
+package software
+
+import (
+	"context"
+	"crypto/hkdf"
+	"crypto/hmac"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+
+	"strongroom/internal/engine"
+	"strongroom/secret"
+)
+
+// keySize is the length of a domain's wrapping key and backup key (AES-256).
+const keySize = 32
+
+// software is the engine.Engine of this package.
+type software struct {
+	rand io.Reader
+
+	mu       sync.RWMutex // guards the three keys against Close; never held during a slow operation
+	wrapping secret.Bytes
+	backup   secret.Bytes
+	mac      secret.Bytes // derived from wrapping once, because every record that is read needs it
+	closed   bool
+}
+
+// New opens the engine of one security domain. It owns the two 32-byte secrets from here on, also when it
+// fails: Close wipes them. rand must be safe for concurrent use, as crypto/rand.Reader is; crypto/rsa,
+// crypto/ecdsa and crypto/cipher take their own randomness from the system whatever is passed (Go 1.26).
+func New(wrapping, backup secret.Bytes, rand io.Reader) (engine.Engine, error) {
+	s := &software{rand: rand, wrapping: wrapping, backup: backup}
+	if wrapping.Len() != keySize || backup.Len() != keySize {
+		s.Close()
+		return nil, fmt.Errorf("software engine: the wrapping key has %d bytes and the backup key %d; both must have %d", wrapping.Len(), backup.Len(), keySize)
+	}
+	if rand == nil {
+		s.Close()
+		return nil, errors.New("software engine: no source of randomness was given")
+	}
+	mac, err := derive(wrapping, nil, labelMAC)
+	if err != nil {
+		s.Close()
+		return nil, err
+	}
+	s.mac = mac
+	return s, nil
+}
+
+// Close wipes the domain keys. Calls that already hold a private key finish; later ones answer ErrClosed.
+func (s *software) Close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed = true
+	s.wrapping.Wipe()
+	s.backup.Wipe()
+	s.mac.Wipe()
+}
+
+func (s *software) MAC(ctx context.Context, message []byte) ([]byte, error) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if err := s.usable(ctx); err != nil {
+		return nil, err
+	}
+	h := hmac.New(sha256.New, s.mac.Reveal())
+	h.Write(message)
+	return h.Sum(nil), nil
+}
+
+// usable says why no new work may start. s.mu must be held.
+func (s *software) usable(ctx context.Context) error {
+	if s.closed {
+		return engine.ErrClosed
+	}
+	return ctx.Err()
+}
+
+// check is usable for callers that do not hold the lock.
+func (s *software) check(ctx context.Context) error {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.usable(ctx)
+}
+
+// wrappingKey derives the key of one sealed record from the wrapping key and the record's salt.
+func (s *software) wrappingKey(salt []byte) (secret.Bytes, error) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if s.closed {
+		return secret.Bytes{}, engine.ErrClosed
+	}
+	return derive(s.wrapping, salt, labelKey)
+}
+
+// backupKey derives the key of one backup and one purpose from the backup key and the backup's salt.
+func (s *software) backupKey(salt []byte, label string) (secret.Bytes, error) {
+	if len(salt) != engine.SaltSize {
+		return secret.Bytes{}, fmt.Errorf("software engine: a backup salt has %d bytes, not %d", engine.SaltSize, len(salt))
+	}
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if s.closed {
+		return secret.Bytes{}, engine.ErrClosed
+	}
+	return derive(s.backup, salt, label)
+}
+
+// derive is HKDF-SHA-256 (RFC 5869) with a label that names the only use of the derived key.
+func derive(from secret.Bytes, salt []byte, label string) (secret.Bytes, error) {
+	key, err := hkdf.Key(sha256.New, from.Reveal(), salt, label, keySize)
+	if err != nil {
+		return secret.Bytes{}, fmt.Errorf("software engine: derive a key: %w", err)
+	}
+	return secret.Take(key), nil
+}

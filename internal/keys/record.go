@@ -1,0 +1,364 @@
+package keys
+
+import (
+	"bytes"
+	"context"
+	"crypto/subtle"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math/big"
+	"slices"
+	"strings"
+	"time"
+
+	"strongroom/internal/engine"
+	"strongroom/internal/failure"
+	"strongroom/internal/store"
+)
+
+// What is stored for one HSM (docs: formats):
+//
+//	hsm/<id>/key/<name>            the key: its name as first written, and its versions in order of making
+//	hsm/<id>/keyver/<name>/<seq>   one version; seq counts from 1 with eight digits
+//	hsm/<id>/keycount              how many keys there are, for the limit
+//
+// <name> is in lower case. Every value is JSON: {"v":1, "mac":…, "body":{…}}. The code is the engine's MAC over
+// the path and the bytes of body, so a record can neither be edited nor stand in another place. The key's record
+// holds the codes of its versions' records as well, so an older state of one version is noticed; and a version
+// after the last one that the key knows, or versions without a key, show that the key's record is an older one
+// or was dropped (a list does not show a dropped key; every call that names it does). What cannot be seen is the
+// rollback or removal of a key with all its records at once.
+//
+// The material is besides sealed by the engine under the binding of [versionRecord.binding].
+const recordVersion = 1
+
+// keyRecord is the body of a key.
+type keyRecord struct {
+	Name     string       `json:"name"`
+	Versions []versionRef `json:"versions"`
+}
+
+// versionRef names a version and the code of its record.
+type versionRef struct {
+	ID  string `json:"id"`
+	MAC []byte `json:"mac"`
+}
+
+// versionRecord is the body of a version. A single-key backup holds the same, with Sealed replaced by the
+// exported form. Times are Unix seconds.
+type versionRecord struct {
+	ID        string            `json:"id"`
+	Created   int64             `json:"created"`
+	Updated   int64             `json:"updated"`
+	Enabled   bool              `json:"enabled"`
+	NotBefore *int64            `json:"nbf,omitempty"`
+	Expires   *int64            `json:"exp,omitempty"`
+	Ops       []string          `json:"key_ops"`
+	Tags      map[string]string `json:"tags,omitempty"`
+
+	// Immutable: part of the binding.
+	Type       engine.Type `json:"kty"`
+	Bits       int         `json:"bits,omitempty"` // RSA
+	Curve      string      `json:"crv,omitempty"`  // EC
+	Exportable bool        `json:"exportable"`
+	HSM        bool        `json:"hsm"` // the key may only be used by an engine; always true
+
+	// The public key: RSA n and e, or EC x and y, big-endian without leading zeros.
+	N []byte `json:"n,omitempty"`
+	E int    `json:"e,omitempty"`
+	X []byte `json:"x,omitempty"`
+	Y []byte `json:"y,omitempty"`
+
+	Sealed []byte `json:"sealed"`
+}
+
+// countRecord is the body of the number of keys.
+type countRecord struct {
+	Keys int `json:"keys"`
+}
+
+func (k *Keys) path(parts ...string) string {
+	return "hsm/" + k.cfg.HSM + "/" + strings.Join(parts, "/")
+}
+
+func (k *Keys) keyPath(lower string) string       { return k.path("key", lower) }
+func (k *Keys) keyPrefix() string                 { return k.path("key", "") }
+func (k *Keys) versionPrefix(lower string) string { return k.path("keyver", lower, "") }
+func (k *Keys) versionPath(lower string, seq int) string {
+	return fmt.Sprintf("%s%08d", k.versionPrefix(lower), seq)
+}
+func (k *Keys) countPath() string { return k.path("keycount") }
+
+// fields encodes texts so that no two lists of them give the same bytes: each behind its length.
+func fields(label string, list ...string) []byte {
+	var b []byte
+	for _, f := range append([]string{label}, list...) {
+		b = binary.BigEndian.AppendUint32(b, uint32(len(f)))
+		b = append(b, f...)
+	}
+	return b
+}
+
+// binding is what seals a version's material to its place and to what may never change about it (K4).
+func (v *versionRecord) binding(hsm, lower string) []byte {
+	return fields("strongroom/keys/binding/v1", append([]string{hsm}, v.immutable(lower)...)...)
+}
+
+// exportBinding is the same for a backup, which may move to another HSM of the domain.
+func (v *versionRecord) exportBinding(lower string) []byte {
+	return fields("strongroom/keys/export/v1", v.immutable(lower)...)
+}
+
+func (v *versionRecord) immutable(lower string) []string {
+	return []string{lower, v.ID, string(v.Type), fmt.Sprint(v.Bits), v.Curve, fmt.Sprint(v.Exportable), fmt.Sprint(v.HSM)}
+}
+
+func (v *versionRecord) spec() engine.Spec {
+	return engine.Spec{Type: v.Type, Bits: v.Bits, Curve: v.Curve}
+}
+
+func (v *versionRecord) ref(hsm, lower string) engine.Ref {
+	return engine.Ref{Type: v.Type, Curve: v.Curve, Bits: v.Bits, Sealed: v.Sealed, Binding: v.binding(hsm, lower)}
+}
+
+// material fills in what the engine made.
+func (v *versionRecord) material(made engine.Made) {
+	v.Sealed = made.Sealed
+	if made.Public.Type == engine.RSA {
+		v.N, v.E = made.Public.N.Bytes(), made.Public.E
+		return
+	}
+	v.X, v.Y = made.Public.X.Bytes(), made.Public.Y.Bytes()
+}
+
+func (v *versionRecord) public() engine.Public {
+	p := engine.Public{Type: v.Type, E: v.E, Curve: v.Curve}
+	if v.Type == engine.RSA {
+		p.N = new(big.Int).SetBytes(v.N)
+	} else {
+		p.X, p.Y = new(big.Int).SetBytes(v.X), new(big.Int).SetBytes(v.Y)
+	}
+	return p
+}
+
+func (k *Keys) attributes(v *versionRecord) Attributes {
+	return Attributes{
+		Enabled: v.Enabled, NotBefore: moment(v.NotBefore), Expires: moment(v.Expires),
+		Created: time.Unix(v.Created, 0).UTC(), Updated: time.Unix(v.Updated, 0).UTC(),
+		Exportable: v.Exportable, RecoverableDays: k.cfg.RetentionDays, RecoveryLevel: k.recoveryLevel(),
+	}
+}
+
+func (k *Keys) key(name string, v *versionRecord) Key {
+	return Key{
+		Name: name, Version: v.ID, Public: v.public(), Ops: slices.Clone(v.Ops),
+		Attributes: k.attributes(v), Tags: cloneTags(v.Tags),
+	}
+}
+
+func moment(unix *int64) *time.Time {
+	if unix == nil {
+		return nil
+	}
+	t := time.Unix(*unix, 0).UTC()
+	return &t
+}
+
+// envelope is the outer form of every record.
+type envelope struct {
+	Version int             `json:"v"`
+	MAC     []byte          `json:"mac"`
+	Body    json.RawMessage `json:"body"`
+}
+
+// mac is the code of a record: over where it is and what it says.
+func mac(ctx context.Context, eng engine.Engine, path string, body []byte) ([]byte, error) {
+	return eng.MAC(ctx, fields("strongroom/keys/record/v1", path, string(body)))
+}
+
+// put writes a record and returns its code.
+func put(ctx context.Context, eng engine.Engine, w store.Writer, path string, body any) ([]byte, error) {
+	data, err := json.Marshal(body)
+	if err != nil {
+		return nil, failure.Wrap(failure.Internal, err, "a key record cannot be encoded")
+	}
+	code, err := mac(ctx, eng, path, data)
+	if err != nil {
+		return nil, engineFailure(err, "a key record")
+	}
+	record, err := json.Marshal(envelope{Version: recordVersion, MAC: code, Body: data})
+	if err != nil {
+		return nil, failure.Wrap(failure.Internal, err, "a key record cannot be encoded")
+	}
+	w.Put(path, record)
+	return code, nil
+}
+
+// open checks the record raw that was found at path, decodes it into body and returns its code.
+func open(ctx context.Context, eng engine.Engine, path string, raw []byte, body any, what string) ([]byte, error) {
+	var e envelope
+	if err := strictDecode(raw, &e); err != nil {
+		return nil, tampered(what, err)
+	}
+	if e.Version != recordVersion {
+		return nil, failure.New(failure.Unsupported, "the stored record of %s has version %d and this server reads version %d; run the newer server", what, e.Version, recordVersion)
+	}
+	code, err := mac(ctx, eng, path, e.Body)
+	if err != nil {
+		return nil, engineFailure(err, what)
+	}
+	if subtle.ConstantTimeCompare(code, e.MAC) != 1 {
+		return nil, tampered(what, errors.New("its authentication code does not fit"))
+	}
+	if err := strictDecode(e.Body, body); err != nil {
+		return nil, tampered(what, err)
+	}
+	return code, nil
+}
+
+// strictDecode decodes exactly one JSON value with no unknown members.
+func strictDecode(data []byte, into any) error {
+	d := json.NewDecoder(bytes.NewReader(data))
+	d.DisallowUnknownFields()
+	if err := d.Decode(into); err != nil {
+		return errors.New("the JSON does not have the expected form") // the decoder's text may quote the input
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return errors.New("something follows the JSON")
+	}
+	return nil
+}
+
+// loadKey returns the record of a key, or nil if there is no such key.
+func (k *Keys) loadKey(ctx context.Context, eng engine.Engine, r store.Reader, lower string) (*keyRecord, error) {
+	raw, ok := r.Get(k.keyPath(lower))
+	if !ok {
+		for range r.Scan(k.versionPrefix(lower), "") {
+			return nil, tampered("key "+lower, errors.New("it has versions and no record of its own"))
+		}
+		return nil, nil
+	}
+	return k.openKey(ctx, eng, r, lower, raw)
+}
+
+func (k *Keys) openKey(ctx context.Context, eng engine.Engine, r store.Reader, lower string, raw []byte) (*keyRecord, error) {
+	what := "key " + lower
+	rec := new(keyRecord)
+	if _, err := open(ctx, eng, k.keyPath(lower), raw, rec, what); err != nil {
+		return nil, err
+	}
+	if name, err := normalName(rec.Name); err != nil || name != lower || len(rec.Versions) == 0 {
+		return nil, tampered(what, errors.New("its record contradicts itself"))
+	}
+	for range r.Scan(k.versionPrefix(lower), k.versionPath(lower, len(rec.Versions))) {
+		return nil, tampered(what, errors.New("it has a version that its record does not know"))
+	}
+	return rec, nil
+}
+
+// loadVersion returns the version at an index of rec.Versions.
+func (k *Keys) loadVersion(ctx context.Context, eng engine.Engine, r store.Reader, lower string, rec *keyRecord, index int) (*versionRecord, error) {
+	ref := rec.Versions[index]
+	what := describe(rec.Name, ref.ID)
+	path := k.versionPath(lower, index+1)
+	raw, ok := r.Get(path)
+	if !ok {
+		return nil, tampered(what, errors.New("its record is gone"))
+	}
+	v := new(versionRecord)
+	code, err := open(ctx, eng, path, raw, v, what)
+	if err != nil {
+		return nil, err
+	}
+	if subtle.ConstantTimeCompare(code, ref.MAC) != 1 || v.ID != ref.ID {
+		return nil, tampered(what, errors.New("it is not in the state that the key's record knows"))
+	}
+	return v, nil
+}
+
+// find returns a key and one of its versions; version "" is the latest.
+func (k *Keys) find(ctx context.Context, eng engine.Engine, lower, version string) (rec *keyRecord, v *versionRecord, err error) {
+	err = k.cfg.Store.View(ctx, func(r store.Reader) error {
+		if rec, err = k.loadKey(ctx, eng, r, lower); err != nil {
+			return err
+		}
+		if rec == nil {
+			return notFound(lower)
+		}
+		index := len(rec.Versions) - 1
+		if version != "" {
+			index = slices.IndexFunc(rec.Versions, func(ref versionRef) bool { return ref.ID == version })
+		}
+		if index < 0 {
+			return versionNotFound(rec.Name, version)
+		}
+		v, err = k.loadVersion(ctx, eng, r, lower, rec, index)
+		return err
+	})
+	return rec, v, storeFailure(err)
+}
+
+// count returns how many keys there are.
+func (k *Keys) count(ctx context.Context, eng engine.Engine, r store.Reader) (int, error) {
+	raw, ok := r.Get(k.countPath())
+	if !ok {
+		for range r.Scan(k.keyPrefix(), "") {
+			return 0, tampered("the number of keys", errors.New("it is gone"))
+		}
+		return 0, nil
+	}
+	var c countRecord
+	if _, err := open(ctx, eng, k.countPath(), raw, &c, "the number of keys"); err != nil {
+		return 0, err
+	}
+	return c.Keys, nil
+}
+
+// insert writes versions behind those that a key has, and makes the key if rec is nil. It checks both limits.
+func (k *Keys) insert(ctx context.Context, eng engine.Engine, w store.Writer, name, lower string, rec *keyRecord, versions []*versionRecord) error {
+	if rec == nil {
+		rec = &keyRecord{Name: name}
+		count, err := k.count(ctx, eng, w)
+		if err != nil {
+			return err
+		}
+		if err := roomForKey(count); err != nil {
+			return err
+		}
+		if _, err := put(ctx, eng, w, k.countPath(), countRecord{Keys: count + 1}); err != nil {
+			return err
+		}
+	}
+	for _, v := range versions {
+		if err := roomForVersion(rec); err != nil {
+			return err
+		}
+		if slices.ContainsFunc(rec.Versions, func(ref versionRef) bool { return ref.ID == v.ID }) {
+			return failure.New(failure.Internal, "a version ID was drawn twice; the server's randomness is broken")
+		}
+		code, err := put(ctx, eng, w, k.versionPath(lower, len(rec.Versions)+1), v)
+		if err != nil {
+			return err
+		}
+		rec.Versions = append(rec.Versions, versionRef{ID: v.ID, MAC: code})
+	}
+	_, err := put(ctx, eng, w, k.keyPath(lower), rec)
+	return err
+}
+
+func roomForKey(count int) error {
+	if count >= MaxKeys {
+		return failure.New(failure.Conflict, "this HSM has %d keys, its limit; delete and purge keys that are no longer needed", count)
+	}
+	return nil
+}
+
+func roomForVersion(rec *keyRecord) error {
+	if len(rec.Versions) >= MaxVersions {
+		return failure.New(failure.Conflict, "key %s has %d versions, the limit; make a key of another name", rec.Name, len(rec.Versions))
+	}
+	return nil
+}
