@@ -1,0 +1,317 @@
+// Package dataplane is the HTTP surface of one Managed HSM, in Azure's wire forms. It decodes, calls package
+// hsm and encodes; it decides nothing. The table of routes is in routes.go; what every request goes through
+// (path, challenge, token, version, bounds, strict decoding, errors, headers) is here, once.
+package dataplane
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"mime"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+
+	"strongroom/internal/access"
+	"strongroom/internal/api"
+	"strongroom/internal/failure"
+	"strongroom/internal/hsm"
+	"strongroom/internal/strictjson"
+)
+
+// apiVersions are the versions that are accepted. The version never changes what is stored.
+var apiVersions = map[string]bool{
+	"7.0": true, "7.1": true, "7.2-preview": true, "7.2": true, "7.3-preview": true, "7.3": true,
+	"7.4-preview.1": true, "7.4": true, "7.5-preview.1": true, "7.5": true, "7.6-preview.1": true, "7.6-preview.2": true, "7.6": true,
+	"2025-06-01-preview": true, "2025-07-01": true, "2026-01-01-preview": true, "2026-03-01-preview": true, "2026-04-01": true,
+}
+
+// oldResource is the audience of Azure's own Managed HSMs; some clients ask for it whatever the challenge says.
+const oldResource = "https://managedhsm.azure.net"
+
+// Config is what the data plane of all HSMs of one server stands on.
+type Config struct {
+	HSMs     *hsm.Service
+	Verifier *access.Verifier
+	// Authorization is the authority that the challenge names: "https://127.0.0.1:8443/<tenant>".
+	Authorization string
+	Region        string
+	Log           *slog.Logger
+	Now           func() time.Time
+}
+
+// Handler answers the data plane. Its requests carry the HSM's name in their context: see [Serve].
+type Handler struct {
+	cfg    Config
+	router router
+}
+
+// New returns the handler for all HSMs of a server.
+func New(cfg Config) *Handler {
+	return &Handler{cfg: cfg, router: router{routes: routes}}
+}
+
+// operation is one line of behaviour: its bounds and what it does.
+type operation struct {
+	maxBody    int64 // bytes; 0 means the operation takes no body, and one that is sent is ignored
+	anyVersion bool  // status routes: clients poll the URL as given, without api-version
+	run        func(ctx context.Context, c *call) (answer, error)
+}
+
+// call is one authenticated request.
+type call struct {
+	caller        access.Caller
+	hsm           *hsm.HSM
+	base          string // "https://host[:port]", as the client addressed this HSM
+	name, version string
+	query         url.Values
+	body          []byte
+}
+
+// answer is what goes back. A nil body is an empty one.
+type answer struct {
+	status int
+	header map[string]string
+	body   any
+}
+
+func ok(body any) (answer, error) { return answer{status: http.StatusOK, body: body}, nil }
+
+// Serve answers r for the HSM of the given name.
+func (h *Handler) Serve(w http.ResponseWriter, r *http.Request, name string) {
+	started := h.cfg.Now()
+	id := uuid.NewString()
+	header := w.Header()
+	header.Set("x-ms-request-id", id)
+	header.Set("x-ms-keyvault-region", h.cfg.Region)
+	if c := r.Header.Get("x-ms-client-request-id"); c != "" && len(c) <= 64 && isToken(c) {
+		header.Set("x-ms-client-request-id", c)
+	}
+	a, err := h.serve(w, r, name)
+	status := a.status
+	if err != nil {
+		status = h.writeError(r.Context(), w, r, id, err)
+	} else {
+		h.write(w, a)
+	}
+	h.cfg.Log.DebugContext(r.Context(), "request", "hsm", name, "method", printableMethod(r.Method), "status", status, "request", id, "took", h.cfg.Now().Sub(started))
+}
+
+// Refuse answers a request that reached no HSM.
+func (h *Handler) Refuse(w http.ResponseWriter, r *http.Request, err error) {
+	id := uuid.NewString()
+	w.Header().Set("x-ms-request-id", id)
+	h.writeError(r.Context(), w, r, id, err)
+}
+
+// serve is the order of every request: path, host, token, route, version, body, operation.
+func (h *Handler) serve(w http.ResponseWriter, r *http.Request, name string) (answer, error) {
+	if r.Header.Get("X-HTTP-Method") != "" || r.Header.Get("X-HTTP-Method-Override") != "" || r.Header.Get("X-HTTP-Request") != "" {
+		return answer{}, failure.New(failure.BadParameter, "a method override header is not accepted; send the method itself")
+	}
+	segments, pathErr := splitPath(r.URL)
+	// An unknown path is told to known callers only; a malformed one is refused before anything looks at it.
+	if pathErr != nil && !errors.Is(pathErr, failure.NoRoute) {
+		return answer{}, pathErr
+	}
+	query, err := parseQuery(r.URL.RawQuery)
+	if err != nil {
+		return answer{}, err
+	}
+	resource, err := resourceOf(r.Host)
+	if err != nil {
+		return answer{}, err
+	}
+	caller, err := h.authenticate(r, resource)
+	if err != nil {
+		w.Header().Set("WWW-Authenticate", fmt.Sprintf("Bearer authorization=%q, resource=%q", h.cfg.Authorization, resource))
+		return answer{}, err
+	}
+	if pathErr != nil {
+		return answer{}, pathErr
+	}
+	m, err := h.router.find(r.Method, segments)
+	if err != nil {
+		return answer{}, err
+	}
+	if err := checkVersion(query, m.op.anyVersion); err != nil {
+		return answer{}, err
+	}
+	body, err := readBody(w, r, m.op.maxBody)
+	if err != nil {
+		return answer{}, err
+	}
+	target, err := h.cfg.HSMs.Open(r.Context(), name)
+	if err != nil {
+		return answer{}, err
+	}
+	return m.op.run(r.Context(), &call{caller: caller, hsm: target, base: "https://" + r.Host, name: m.name, version: m.version, query: query, body: body})
+}
+
+// authenticate verifies the bearer token. SDK clients send their first request without one, and with the body
+// stripped: they get the challenge before anything else is looked at.
+func (h *Handler) authenticate(r *http.Request, resource string) (access.Caller, error) {
+	values := r.Header.Values("Authorization")
+	if len(values) == 0 {
+		return access.Caller{}, failure.New(failure.Unauthorized, "this call needs a bearer token; the WWW-Authenticate header says from where and for what")
+	}
+	scheme, token, found := strings.Cut(values[0], " ")
+	if len(values) > 1 || !found || !strings.EqualFold(scheme, "Bearer") {
+		return access.Caller{}, failure.New(failure.Unauthorized, "the Authorization header is not one bearer token")
+	}
+	return h.cfg.Verifier.Verify(r.Context(), strings.TrimSpace(token), []string{resource, oldResource})
+}
+
+// resourceOf names the resource of the challenge: the host without its first label, port kept. Every stock SDK
+// demands that the host it calls ends in "." and this, so "https://127.0.0.1:9443" gives "https://0.0.1:9443".
+func resourceOf(host string) (string, error) {
+	name, port, hasPort := strings.Cut(host, ":")
+	for _, c := range []byte(name) {
+		if !(c >= '0' && c <= '9' || c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c == '.' || c == '-') {
+			return "", failure.New(failure.BadParameter, "the Host header is not a host name")
+		}
+	}
+	if _, rest, dotted := strings.Cut(name, "."); dotted {
+		name = rest
+	}
+	if hasPort {
+		if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+			return "", failure.New(failure.BadParameter, "the Host header has no valid port")
+		}
+		name += ":" + port
+	}
+	return "https://" + strings.ToLower(name), nil
+}
+
+func parseQuery(raw string) (url.Values, error) {
+	if len(raw) > 4096 {
+		return nil, failure.New(failure.BadParameter, "the query is too long")
+	}
+	query, err := url.ParseQuery(raw)
+	if err != nil {
+		return nil, failure.New(failure.BadParameter, "the query cannot be read")
+	}
+	for name, values := range query {
+		if len(values) > 1 {
+			return nil, failure.New(failure.BadParameter, "a query parameter is repeated; give each once")
+		}
+		if strings.EqualFold(name, "api-version") && name != "api-version" {
+			return nil, failure.New(failure.BadParameter, "write the query parameter as api-version, in lower case")
+		}
+	}
+	return query, nil
+}
+
+func checkVersion(query url.Values, optional bool) error {
+	v := query.Get("api-version")
+	switch {
+	case v == "" && optional:
+		return nil
+	case v == "":
+		return failure.Coded(failure.BadParameter, "MissingApiVersionParameter", "the query parameter api-version is required; for example ?api-version=7.4")
+	case !apiVersions[v]:
+		return failure.Coded(failure.BadParameter, "UnsupportedApiVersion", "this api-version is not known here; 7.0 to 2026-04-01 are, for example 7.4")
+	}
+	return nil
+}
+
+// bodyLimits bound what a JSON body may be before it is decoded into anything.
+var bodyLimits = strictjson.Limits{Bytes: restoreBody, Depth: 16, Elements: 4096, StringBytes: restoreBody, Values: 16384, FoldNames: true}
+
+// readBody reads at most limit bytes and checks that they are strict JSON. An empty body stays empty.
+func readBody(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, error) {
+	if limit == 0 {
+		return nil, nil
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
+	if err != nil {
+		if _, tooLarge := errors.AsType[*http.MaxBytesError](err); tooLarge {
+			return nil, failure.New(failure.TooLarge, "the body is larger than %d bytes, the limit of this operation", limit)
+		}
+		return nil, failure.Wrap(failure.BadParameter, err, "the body could not be read")
+	}
+	if len(body) == 0 {
+		return nil, nil
+	}
+	if kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || kind != "application/json" {
+		return nil, failure.New(failure.BadMediaType, "the body must be JSON, with Content-Type: application/json")
+	}
+	if err := strictjson.Check(body, bodyLimits); err != nil {
+		return nil, failure.Wrap(failure.BadParameter, err, "the body is not the JSON that this operation takes: %v", err)
+	}
+	return body, nil
+}
+
+// decode reads the body of a call. Members that are not in the form are ignored, as Azure does.
+func decode[T any](c *call) (T, error) {
+	var v T
+	if len(c.body) == 0 {
+		return v, failure.New(failure.BadParameter, "this operation needs a JSON body")
+	}
+	if err := json.Unmarshal(c.body, &v); err != nil {
+		what := "a member has the wrong type"
+		if t, isType := errors.AsType[*json.UnmarshalTypeError](err); isType && t.Field != "" {
+			what = fmt.Sprintf("member %q is not of the right type (%s)", t.Field, t.Type.Kind())
+		}
+		return v, failure.Wrap(failure.BadParameter, err, "the body is not the JSON that this operation takes: %s", what)
+	}
+	return v, nil
+}
+
+func (h *Handler) write(w http.ResponseWriter, a answer) {
+	for name, value := range a.header {
+		w.Header().Set(name, value)
+	}
+	var body []byte
+	if a.body != nil {
+		body, _ = json.Marshal(a.body) // wire types hold strings, numbers and booleans
+	}
+	writeBody(w, a.status, body)
+}
+
+// writeError is the only place that writes a status of 400 or more.
+func (h *Handler) writeError(ctx context.Context, w http.ResponseWriter, r *http.Request, id string, err error) int {
+	status, body := api.FromFailure(err, id)
+	switch {
+	case status >= 500:
+		h.cfg.Log.ErrorContext(ctx, "request failed", "request", id, "method", printableMethod(r.Method), "status", status, "error", err)
+	case status != http.StatusUnauthorized:
+		h.cfg.Log.InfoContext(ctx, "request refused", "request", id, "method", printableMethod(r.Method), "status", status, "code", body.Error.Code)
+	}
+	if errors.Is(err, failure.Throttled) || errors.Is(err, failure.Unavailable) {
+		w.Header().Set("Retry-After", "5")
+	}
+	out, _ := json.Marshal(body)
+	writeBody(w, status, out)
+	return status
+}
+
+func writeBody(w http.ResponseWriter, status int, body []byte) {
+	header := w.Header()
+	header.Set("Content-Type", "application/json; charset=utf-8")
+	header.Set("Cache-Control", "no-cache")
+	header.Set("X-Content-Type-Options", "nosniff")
+	header.Set("X-Frame-Options", "SAMEORIGIN")
+	header.Set("Content-Security-Policy", "default-src 'self'")
+	if status != http.StatusNoContent {
+		header.Set("Content-Length", strconv.Itoa(len(body)))
+	}
+	w.WriteHeader(status)
+	_, _ = w.Write(body)
+}
+
+func isToken(s string) bool {
+	for _, c := range []byte(s) {
+		if !(c >= '0' && c <= '9' || c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c == '-' || c == '_' || c == '.') {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,273 @@
+package dataplane
+
+import (
+	"context"
+	"math/big"
+	"net/url"
+	"strconv"
+	"time"
+
+	"strongroom/internal/access"
+	"strongroom/internal/api"
+	"strongroom/internal/engine"
+	"strongroom/internal/failure"
+	"strongroom/internal/keys"
+	"strongroom/secret"
+)
+
+// maxTime is the last moment that key attributes can name.
+const maxTime = 253_402_300_799 // 9999-12-31T23:59:59Z, in Unix seconds
+
+func createKey(ctx context.Context, c *call) (answer, error) {
+	request, err := decode[api.CreateKeyRequest](c)
+	if err != nil {
+		return answer{}, err
+	}
+	if len(request.ReleasePolicy) > 0 && string(request.ReleasePolicy) != "null" {
+		return answer{}, failure.New(failure.BadParameter, "Non-exportable keys must not have release policy")
+	}
+	p := keys.CreateParams{Type: request.Kty, Bits: request.KeySize, Exponent: request.PublicExponent, Curve: request.Crv, Ops: request.KeyOps, Tags: request.Tags}
+	if a := request.Attributes; a != nil {
+		if a.Exportable != nil && *a.Exportable {
+			return answer{}, failure.New(failure.BadParameter, "exportable keys are not offered: leave attributes.exportable out, or set it to false")
+		}
+		p.Enabled = a.Enabled
+		if p.NotBefore, err = moment("nbf", a.NotBefore); err != nil {
+			return answer{}, err
+		}
+		if p.Expires, err = moment("exp", a.Expires); err != nil {
+			return answer{}, err
+		}
+	}
+	k, err := c.keys(ctx)
+	if err != nil {
+		return answer{}, err
+	}
+	key, err := k.Create(ctx, c.caller, c.name, p)
+	if err != nil {
+		return answer{}, err
+	}
+	return ok(c.bundle(key))
+}
+
+func getKey(ctx context.Context, c *call) (answer, error) {
+	k, err := c.keys(ctx)
+	if err != nil {
+		return answer{}, err
+	}
+	key, err := k.Get(ctx, c.caller, c.name, c.version)
+	if err != nil {
+		return answer{}, err
+	}
+	return ok(c.bundle(key))
+}
+
+func listKeys(ctx context.Context, c *call) (answer, error) {
+	return c.list(ctx, "/keys", func(k *keys.Keys, token string, max int) (keys.Page, error) {
+		return k.List(ctx, c.caller, token, max)
+	})
+}
+
+func listKeyVersions(ctx context.Context, c *call) (answer, error) {
+	return c.list(ctx, "/keys/"+c.name+"/versions", func(k *keys.Keys, token string, max int) (keys.Page, error) {
+		return k.ListVersions(ctx, c.caller, c.name, token, max)
+	})
+}
+
+// list answers one page. The next link is a whole URL that the client gets as it is.
+func (c *call) list(ctx context.Context, path string, page func(k *keys.Keys, token string, max int) (keys.Page, error)) (answer, error) {
+	max := keys.MaxPage
+	if text := c.query.Get("maxresults"); text != "" {
+		n, err := strconv.Atoi(text)
+		if err != nil || n < 1 || n > keys.MaxPage {
+			return answer{}, failure.New(failure.BadParameter, "maxresults must be 1 to %d", keys.MaxPage)
+		}
+		max = n
+	}
+	k, err := c.keys(ctx)
+	if err != nil {
+		return answer{}, err
+	}
+	p, err := page(k, c.query.Get("$skiptoken"), max)
+	if err != nil {
+		return answer{}, err
+	}
+	list := api.KeyList{Value: []api.KeyItem{}}
+	for _, item := range p.Items {
+		list.Value = append(list.Value, api.KeyItem{Kid: c.kid(item.Name, item.Version), Attributes: attributes(item.Attributes), Tags: item.Tags})
+	}
+	if p.Next != "" {
+		next := url.Values{"api-version": {c.query.Get("api-version")}, "$skiptoken": {p.Next}}
+		if c.query.Has("maxresults") {
+			next.Set("maxresults", strconv.Itoa(max))
+		}
+		list.NextLink = c.base + path + "?" + next.Encode()
+	}
+	return ok(list)
+}
+
+func signDigest(ctx context.Context, c *call) (answer, error) {
+	request, err := decode[api.SignRequest](c)
+	if err != nil {
+		return answer{}, err
+	}
+	k, err := c.keys(ctx)
+	if err != nil {
+		return answer{}, err
+	}
+	r, err := k.Sign(ctx, c.caller, c.name, c.version, request.Alg, request.Value)
+	if err != nil {
+		return answer{}, err
+	}
+	return ok(api.KeyOperationResult{Kid: c.kid(r.Name, r.Version), Value: r.Signature, Alg: request.Alg})
+}
+
+func verifySignature(ctx context.Context, c *call) (answer, error) {
+	request, err := decode[api.VerifyRequest](c)
+	if err != nil {
+		return answer{}, err
+	}
+	k, err := c.keys(ctx)
+	if err != nil {
+		return answer{}, err
+	}
+	holds, err := k.Verify(ctx, c.caller, c.name, c.version, request.Alg, request.Digest, request.Value)
+	if err != nil {
+		return answer{}, err
+	}
+	return ok(api.VerifyResult{Value: holds})
+}
+
+// encryptWith is encrypt and wrapkey, which differ in the method of keys that they call.
+func encryptWith(use func(k *keys.Keys, ctx context.Context, caller access.Caller, name, version, alg string, plaintext secret.Bytes) (keys.EncryptResult, error)) func(context.Context, *call) (answer, error) {
+	return func(ctx context.Context, c *call) (answer, error) {
+		defer clear(c.body) // the plaintext may be a key
+		request, err := decodeOperation(c)
+		if err != nil {
+			return answer{}, err
+		}
+		plaintext := secret.Take(request.Value)
+		defer plaintext.Wipe()
+		k, err := c.keys(ctx)
+		if err != nil {
+			return answer{}, err
+		}
+		r, err := use(k, ctx, c.caller, c.name, c.version, request.Alg, plaintext)
+		if err != nil {
+			return answer{}, err
+		}
+		return ok(api.KeyOperationResult{Kid: c.kid(r.Name, r.Version), Value: r.Ciphertext, Alg: request.Alg})
+	}
+}
+
+// decryptWith is decrypt and unwrapkey.
+func decryptWith(use func(k *keys.Keys, ctx context.Context, caller access.Caller, name, version, alg string, ciphertext []byte) (keys.DecryptResult, error)) func(context.Context, *call) (answer, error) {
+	return func(ctx context.Context, c *call) (answer, error) {
+		request, err := decodeOperation(c)
+		if err != nil {
+			return answer{}, err
+		}
+		k, err := c.keys(ctx)
+		if err != nil {
+			return answer{}, err
+		}
+		r, err := use(k, ctx, c.caller, c.name, c.version, request.Alg, request.Value)
+		if err != nil {
+			return answer{}, err
+		}
+		// The one way out for a plaintext: to the caller who asked for it.
+		return ok(api.KeyOperationResult{Kid: c.kid(r.Name, r.Version), Value: r.Plaintext.Reveal(), Alg: request.Alg})
+	}
+}
+
+// decodeOperation reads the request of both.
+func decodeOperation(c *call) (api.KeyOperationRequest, error) {
+	request, err := decode[api.KeyOperationRequest](c)
+	if err != nil {
+		return request, err
+	}
+	if request.Value == nil {
+		return request, failure.New(failure.BadParameter, "value is missing; send the bytes as base64url without padding")
+	}
+	if len(request.IV)+len(request.AAD)+len(request.Tag) > 0 {
+		return request, failure.New(failure.BadParameter, "iv, aad and tag are for AES algorithms, which this server does not have; RSA-OAEP and RSA-OAEP-256 take alg and value")
+	}
+	return request, nil
+}
+
+func backupKey(ctx context.Context, c *call) (answer, error) {
+	k, err := c.keys(ctx)
+	if err != nil {
+		return answer{}, err
+	}
+	blob, err := k.Backup(ctx, c.caller, c.name)
+	if err != nil {
+		return answer{}, err
+	}
+	return ok(api.BackupResult{Value: blob})
+}
+
+func restoreKey(ctx context.Context, c *call) (answer, error) {
+	request, err := decode[api.BackupResult](c)
+	if err != nil {
+		return answer{}, err
+	}
+	k, err := c.keys(ctx)
+	if err != nil {
+		return answer{}, err
+	}
+	key, err := k.Restore(ctx, c.caller, request.Value)
+	if err != nil {
+		return answer{}, err
+	}
+	return ok(c.bundle(key))
+}
+
+func (c *call) keys(ctx context.Context) (*keys.Keys, error) { return c.hsm.Keys(ctx) }
+
+// kid names a key, or a version of it, under the address by which the client reached this HSM.
+func (c *call) kid(name, version string) string {
+	id := c.base + "/keys/" + name
+	if version != "" {
+		id += "/" + version
+	}
+	return id
+}
+
+func (c *call) bundle(k keys.Key) api.KeyBundle {
+	jwk := api.JSONWebKey{Kid: c.kid(k.Name, k.Version), Kty: string(k.Public.Type), KeyOps: k.Ops}
+	switch k.Public.Type {
+	case engine.RSA:
+		jwk.N, jwk.E = k.Public.N.Bytes(), big.NewInt(int64(k.Public.E)).Bytes()
+	case engine.EC:
+		size := fieldBytes[k.Public.Curve]
+		jwk.Crv, jwk.X, jwk.Y = k.Public.Curve, k.Public.X.FillBytes(make([]byte, size)), k.Public.Y.FillBytes(make([]byte, size))
+	}
+	return api.KeyBundle{Key: jwk, Attributes: attributes(k.Attributes), Tags: k.Tags}
+}
+
+// fieldBytes are the coordinate lengths of RFC 7518 section 6.2.1.2.
+var fieldBytes = map[string]int{engine.P256: 32, engine.P256K: 32, engine.P384: 48, engine.P521: 66}
+
+func attributes(a keys.Attributes) api.KeyAttributes {
+	unix := func(t *time.Time) *int64 {
+		if t == nil {
+			return nil
+		}
+		s := t.Unix()
+		return &s
+	}
+	return api.KeyAttributes{Enabled: &a.Enabled, NotBefore: unix(a.NotBefore), Expires: unix(a.Expires), Created: a.Created.Unix(), Updated: a.Updated.Unix(),
+		RecoveryLevel: a.RecoveryLevel, RecoverableDays: a.RecoverableDays, Exportable: &a.Exportable}
+}
+
+func moment(name string, unix *int64) (*time.Time, error) {
+	if unix == nil {
+		return nil, nil
+	}
+	if *unix < 0 || *unix > maxTime {
+		return nil, failure.New(failure.BadParameter, "attributes.%s is not a time in Unix seconds", name)
+	}
+	t := time.Unix(*unix, 0).UTC()
+	return &t, nil
+}

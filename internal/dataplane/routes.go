@@ -1,0 +1,43 @@
+package dataplane
+
+import "strongroom/internal/keys"
+
+// Bounds of request bodies, in bytes. A security-domain file or transfer file is at most 1 MiB as text, which
+// grows when it is quoted inside a JSON string.
+const (
+	smallBody    = 64 << 10
+	domainBody   = 2<<20 + smallBody
+	restoreBody  = keys.MaxBackup/3*4 + smallBody // as base64url
+	certificates = 256 << 10
+)
+
+// routes is the whole surface of an HSM: method, path, behaviour. Nothing is served that is not here.
+var routes = []route{
+	{"POST", "securitydomain/download", operation{maxBody: certificates, run: downloadDomain}},
+	{"GET", "securitydomain/download/pending", operation{anyVersion: true, run: downloadStatus}},
+	{"GET", "securitydomain/upload", operation{run: exchangeKey}},
+	{"POST", "securitydomain/upload", operation{maxBody: domainBody, run: uploadDomain}},
+	{"GET", "securitydomain/upload/pending", operation{anyVersion: true, run: uploadStatus}},
+	{"DELETE", "securitydomain/upload", operation{run: cancelRecovery}}, // Strongroom's own
+	{"GET", "securitydomain", operation{run: describeDomain}},           // Strongroom's own
+
+	{"GET", "keys", operation{run: listKeys}},
+	{"POST", "keys/restore", operation{maxBody: restoreBody, run: restoreKey}},
+	{"GET", "keys/{name}", operation{run: getKey}},
+	{"GET", "keys/{name}/{version}", operation{run: getKey}},
+	{"GET", "keys/{name}/versions", operation{run: listKeyVersions}},
+	{"POST", "keys/{name}/create", operation{maxBody: smallBody, run: createKey}},
+	{"POST", "keys/{name}/backup", operation{run: backupKey}},
+	{"POST", "keys/{name}/sign", operation{maxBody: smallBody, run: signDigest}},
+	{"POST", "keys/{name}/{version}/sign", operation{maxBody: smallBody, run: signDigest}},
+	{"POST", "keys/{name}/verify", operation{maxBody: smallBody, run: verifySignature}},
+	{"POST", "keys/{name}/{version}/verify", operation{maxBody: smallBody, run: verifySignature}},
+	{"POST", "keys/{name}/encrypt", operation{maxBody: smallBody, run: encryptWith((*keys.Keys).Encrypt)}},
+	{"POST", "keys/{name}/{version}/encrypt", operation{maxBody: smallBody, run: encryptWith((*keys.Keys).Encrypt)}},
+	{"POST", "keys/{name}/decrypt", operation{maxBody: smallBody, run: decryptWith((*keys.Keys).Decrypt)}},
+	{"POST", "keys/{name}/{version}/decrypt", operation{maxBody: smallBody, run: decryptWith((*keys.Keys).Decrypt)}},
+	{"POST", "keys/{name}/wrapkey", operation{maxBody: smallBody, run: encryptWith((*keys.Keys).WrapKey)}},
+	{"POST", "keys/{name}/{version}/wrapkey", operation{maxBody: smallBody, run: encryptWith((*keys.Keys).WrapKey)}},
+	{"POST", "keys/{name}/unwrapkey", operation{maxBody: smallBody, run: decryptWith((*keys.Keys).UnwrapKey)}},
+	{"POST", "keys/{name}/{version}/unwrapkey", operation{maxBody: smallBody, run: decryptWith((*keys.Keys).UnwrapKey)}},
+}

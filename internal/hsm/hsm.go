@@ -1,0 +1,588 @@
+// Package hsm is the Managed HSM itself: its state machine, its activation and recovery through the security
+// domain, and its life from provisioning to purge. A [Service] hosts several HSMs over one store and one seal;
+// each HSM hands its keys (package keys) an engine of its own domain.
+//
+// Every method takes the caller and asks package access before it does anything. State changes are one
+// transaction on one record, checked again inside it, so that two servers or two requests at once leave one
+// legal order and a crash leaves the old state or the new one.
+package hsm
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"regexp"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+
+	"strongroom/internal/access"
+	"strongroom/internal/engine"
+	"strongroom/internal/failure"
+	"strongroom/internal/keys"
+	"strongroom/internal/seal"
+	"strongroom/internal/store"
+	"strongroom/secret"
+)
+
+// Config is what a Service stands on. All fields are required unless they say otherwise.
+type Config struct {
+	Store      store.Store
+	Seal       seal.Seal
+	Authorizer *access.Authorizer
+	// OpenEngine opens the engine of one security domain. It owns the two secrets.
+	OpenEngine func(wrapping, backup secret.Bytes) (engine.Engine, error)
+	Now        func() time.Time
+	Rand       io.Reader
+	Log        *slog.Logger
+	// ReservePort picks a free port of its own for a new HSM, outside taken. Nil: HSMs get none.
+	ReservePort func(taken map[int]bool) (int, error)
+	// ExchangeBits is the size of exchange keys; 0 means 4096, as Azure's.
+	ExchangeBits int
+	// MaxHSMs bounds how many HSMs one server hosts, deleted ones included; 0 means 100.
+	MaxHSMs int
+}
+
+// Service hosts the HSMs of one server. Safe for concurrent use.
+type Service struct {
+	cfg     Config
+	unwatch func()
+
+	background sync.WaitGroup // refreshes under way
+
+	mu      sync.Mutex
+	engines map[string]openEngine // by HSM ID; dropped when the HSM's domain changes or goes
+	keys    map[string]*keys.Keys // by HSM ID; holds no state of its own
+	closed  bool
+}
+
+type openEngine struct {
+	engine engine.Engine
+	domain string
+	stale  bool // the record changed; look at it before the next use
+}
+
+// New returns a Service over what the store holds.
+func New(cfg Config) *Service {
+	if cfg.MaxHSMs == 0 {
+		cfg.MaxHSMs = 100
+	}
+	if cfg.ExchangeBits == 0 {
+		cfg.ExchangeBits = exchangeBits
+	}
+	s := &Service{cfg: cfg, engines: map[string]openEngine{}, keys: map[string]*keys.Keys{}}
+	s.unwatch = cfg.Store.Watch(s.changed)
+	return s
+}
+
+// Close wipes the domain keys held in memory. HSM calls after it fail.
+func (s *Service) Close() {
+	s.unwatch()
+	s.mu.Lock()
+	s.closed = true
+	s.mu.Unlock()
+	s.background.Wait()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for id, e := range s.engines {
+		e.engine.Close()
+		delete(s.engines, id)
+	}
+}
+
+// Spec is what a new HSM is made from.
+type Spec struct {
+	Name                                            string
+	Subscription, ResourceGroup, Location, TenantID string
+	Tags                                            map[string]string
+	InitialAdmins                                   []string // object IDs, at least one
+	RetentionDays                                   int      // 7 to 90; 0 means 90
+	PurgeProtection                                 bool
+	NetworkACLs                                     json.RawMessage
+}
+
+// Info describes an HSM. Nothing in it is secret.
+type Info struct {
+	Spec
+	ID               string
+	State            State
+	DomainID         string // "" unless activated
+	Port             int
+	Created, Updated time.Time
+	Activated        time.Time
+	Required         int      // quorum of the newest SD file made here; 0 if none was
+	Custodians       []string // their labels, in order
+	DeletedAt        time.Time
+	PurgeAt          time.Time
+}
+
+var validName = regexp.MustCompile(`^[a-zA-Z][a-zA-Z0-9-]{1,22}[a-zA-Z0-9]$`)
+
+// CheckName refuses names that Azure refuses: 3 to 24 letters, digits and hyphens, a letter first, no hyphen
+// last or twice in a row.
+func CheckName(name string) error {
+	if !validName.MatchString(name) || strings.Contains(name, "--") {
+		return failure.Coded(failure.BadParameter, "VaultNameNotValid",
+			"an HSM name has 3 to 24 letters, digits and hyphens, begins with a letter, ends with a letter or digit and has no two hyphens in a row")
+	}
+	return nil
+}
+
+func (s Spec) check() (Spec, error) {
+	if err := CheckName(s.Name); err != nil {
+		return s, err
+	}
+	if len(s.InitialAdmins) == 0 || len(s.InitialAdmins) > 20 {
+		return s, failure.New(failure.BadParameter, "an HSM needs 1 to 20 initial administrators (initialAdminObjectIds): without one, nobody could take ownership of it")
+	}
+	for i, id := range s.InitialAdmins {
+		parsed, err := uuid.Parse(id)
+		if err != nil || len(id) != 36 {
+			return s, failure.New(failure.BadParameter, "initial administrator %d is not an object ID: give the principal's GUID, not its name", i+1)
+		}
+		s.InitialAdmins[i] = parsed.String()
+	}
+	if s.RetentionDays == 0 {
+		s.RetentionDays = 90
+	}
+	if s.RetentionDays < 7 || s.RetentionDays > 90 {
+		return s, failure.New(failure.BadParameter, "softDeleteRetentionInDays is %d; it must be 7 to 90", s.RetentionDays)
+	}
+	if len(s.Tags) > 15 {
+		return s, failure.New(failure.BadParameter, "an HSM has at most 15 tags")
+	}
+	for k, v := range s.Tags {
+		if len(k) > 256 || len(v) > 256 {
+			return s, failure.New(failure.BadParameter, "a tag's name and value have at most 256 characters")
+		}
+	}
+	return s, nil
+}
+
+// Create provisions an HSM, or returns the one of that name with its mutable parts updated: tags, network rules, and purge protection, which goes on and never off. It asks no role: the control plane decides who is an operator.
+func (s *Service) Create(ctx context.Context, spec Spec) (info Info, created bool, err error) {
+	if spec, err = spec.check(); err != nil {
+		return Info{}, false, err
+	}
+	port, reserved := 0, false
+	err = s.cfg.Store.Update(ctx, func(w store.Writer) error {
+		now := s.cfg.Now().UTC()
+		if id, taken := idOf(w, spec.Name); taken {
+			rec, err := load(w, id)
+			if err != nil {
+				return err
+			}
+			if rec.Deleted != nil {
+				return failure.Coded(failure.Conflict, "ConflictError",
+					"an HSM named %s was deleted and its name is kept until %s; recover it, purge it, or choose another name", rec.Name, rec.Deleted.Purge.Format(time.RFC3339))
+			}
+			if !strings.EqualFold(rec.ResourceGroup, spec.ResourceGroup) || !strings.EqualFold(rec.Subscription, spec.Subscription) {
+				return failure.Coded(failure.Conflict, "VaultAlreadyExists", "the name %s is in use by an HSM of another resource group; choose another name", rec.Name)
+			}
+			rec.Tags, rec.NetworkACLs = spec.Tags, spec.NetworkACLs
+			rec.PurgeProtect = rec.PurgeProtect || spec.PurgeProtection // on, and never off again
+			info = rec.info()
+			return save(w, rec, now)
+		}
+		count, taken := 0, map[int]bool{}
+		for _, other := range w.Scan("hsm-name/", "") {
+			rec, err := load(w, string(other))
+			if err != nil {
+				return err
+			}
+			taken[rec.Port] = true
+			count++
+		}
+		if count >= s.cfg.MaxHSMs {
+			return failure.New(failure.Conflict, "this server already hosts %d HSMs, its limit; purge one first", count)
+		}
+		if s.cfg.ReservePort != nil {
+			if port, err = s.cfg.ReservePort(taken); err != nil {
+				return failure.Wrap(failure.Unavailable, err, "no port is free for a new HSM")
+			}
+			reserved = true
+		}
+		id, err := uuid.NewRandomFromReader(s.cfg.Rand)
+		if err != nil {
+			return failure.Wrap(failure.Internal, err, "no randomness")
+		}
+		rec := &record{
+			ID: id.String(), Name: spec.Name, State: Provisioned, Port: port, Created: now,
+			Subscription: spec.Subscription, ResourceGroup: spec.ResourceGroup, Location: spec.Location, Tenant: spec.TenantID,
+			Tags: spec.Tags, Admins: spec.InitialAdmins, Retention: spec.RetentionDays, PurgeProtect: spec.PurgeProtection, NetworkACLs: spec.NetworkACLs,
+		}
+		if err := access.PutInitialAdministrators(w, s.cfg.Seal, rec.ID, rec.Admins, s.cfg.Rand); err != nil {
+			return err
+		}
+		w.Put(nameKey(rec.Name), []byte(rec.ID))
+		if err := save(w, rec, now); err != nil {
+			return err
+		}
+		info, created = rec.info(), true
+		return nil
+	})
+	if err != nil {
+		if reserved {
+			s.cfg.Log.DebugContext(ctx, "port was reserved for an HSM that was not made", "port", port)
+		}
+		return Info{}, false, storeFailure(err)
+	}
+	if created {
+		s.cfg.Log.InfoContext(ctx, "hsm provisioned", "hsm", info.Name, "id", info.ID)
+	}
+	return info, created, nil
+}
+
+// Get describes an HSM that is not deleted.
+func (s *Service) Get(ctx context.Context, name string) (Info, error) {
+	return s.find(ctx, name, false)
+}
+
+// GetDeleted describes a deleted HSM.
+func (s *Service) GetDeleted(ctx context.Context, name string) (Info, error) {
+	return s.find(ctx, name, true)
+}
+
+func (s *Service) find(ctx context.Context, name string, deleted bool) (info Info, err error) {
+	err = s.cfg.Store.View(ctx, func(r store.Reader) error {
+		rec, err := byName(r, name, deleted)
+		if err == nil {
+			info = rec.info()
+		}
+		return err
+	})
+	return info, storeFailure(err)
+}
+
+func byName(r store.Reader, name string, deleted bool) (*record, error) {
+	missing := failure.Coded(failure.NotFound, "ResourceNotFound", "there is no HSM of that name here; `hsm list` shows those there are")
+	if deleted {
+		missing = failure.Coded(failure.NotFound, "DeletedVaultNotFound", "there is no deleted HSM of that name here")
+	}
+	id, ok := idOf(r, name)
+	if !ok {
+		return nil, missing
+	}
+	rec, err := load(r, id)
+	if err != nil {
+		return nil, err
+	}
+	if (rec.Deleted != nil) != deleted {
+		return nil, missing
+	}
+	return rec, nil
+}
+
+// List describes all HSMs that are not deleted, by name; with deleted, those that are.
+func (s *Service) List(ctx context.Context, deleted bool) (list []Info, err error) {
+	err = s.cfg.Store.View(ctx, func(r store.Reader) error {
+		for _, id := range r.Scan("hsm-name/", "") {
+			rec, err := load(r, string(id))
+			if err != nil {
+				return err
+			}
+			if (rec.Deleted != nil) == deleted {
+				list = append(list, rec.info())
+			}
+		}
+		return nil
+	})
+	return list, storeFailure(err)
+}
+
+// Delete puts an HSM into the recoverable deleted state for its retention time. It answers to nobody until it
+// is recovered; its domain and keys stay as they are.
+func (s *Service) Delete(ctx context.Context, name string) (info Info, err error) {
+	err = s.cfg.Store.Update(ctx, func(w store.Writer) error {
+		rec, err := byName(w, name, false)
+		if err != nil {
+			return err
+		}
+		now := s.cfg.Now().UTC()
+		rec.Deleted = &deletion{At: now, Purge: now.AddDate(0, 0, rec.Retention)}
+		info = rec.info()
+		return save(w, rec, now)
+	})
+	if err == nil {
+		s.cfg.Log.WarnContext(ctx, "hsm deleted", "hsm", info.Name, "id", info.ID, "purge", info.PurgeAt)
+	}
+	return info, storeFailure(err)
+}
+
+// Recover brings a deleted HSM back as it was.
+func (s *Service) Recover(ctx context.Context, name string) (info Info, err error) {
+	err = s.cfg.Store.Update(ctx, func(w store.Writer) error {
+		rec, err := byName(w, name, true)
+		if err != nil {
+			return err
+		}
+		rec.Deleted = nil
+		info = rec.info()
+		return save(w, rec, s.cfg.Now().UTC())
+	})
+	if err == nil {
+		s.cfg.Log.InfoContext(ctx, "hsm recovered from deletion", "hsm", info.Name, "id", info.ID)
+	}
+	return info, storeFailure(err)
+}
+
+// Purge destroys a deleted HSM: its domain items, keys and roles. Only an SD file with its quorum of custodians,
+// and backups, can bring the keys back, on another HSM.
+func (s *Service) Purge(ctx context.Context, name string) (info Info, err error) {
+	err = s.cfg.Store.Update(ctx, func(w store.Writer) error {
+		rec, err := byName(w, name, true)
+		if err != nil {
+			return err
+		}
+		if rec.PurgeProtect && s.cfg.Now().Before(rec.Deleted.Purge) {
+			return failure.Coded(failure.Conflict, "PurgeProtectionEnabled", "HSM %s has purge protection and is kept until %s", rec.Name, rec.Deleted.Purge.Format(time.RFC3339))
+		}
+		info = rec.info()
+		for key := range w.Scan(recordPrefix(rec.ID), "") {
+			w.Delete(key)
+		}
+		w.Delete(nameKey(rec.Name))
+		return nil
+	})
+	if err == nil {
+		s.cfg.Log.WarnContext(ctx, "hsm purged", "hsm", info.Name, "id", info.ID)
+	}
+	return info, storeFailure(err)
+}
+
+// HSM is a handle to one HSM, for the calls of its data plane. It holds no state.
+type HSM struct {
+	s        *Service
+	id, name string
+}
+
+// Open returns a handle to an HSM that is not deleted.
+func (s *Service) Open(ctx context.Context, name string) (*HSM, error) {
+	info, err := s.Get(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	return &HSM{s: s, id: info.ID, name: info.Name}, nil
+}
+
+// Name is the HSM's name as first written.
+func (h *HSM) Name() string { return h.name }
+
+// Keys are the HSM's keys.
+func (h *HSM) Keys(ctx context.Context) (*keys.Keys, error) {
+	h.s.mu.Lock()
+	defer h.s.mu.Unlock()
+	if k := h.s.keys[h.id]; k != nil {
+		return k, nil
+	}
+	var rec *record
+	err := h.s.cfg.Store.View(ctx, func(r store.Reader) (err error) {
+		rec, err = load(r, h.id)
+		return err
+	})
+	if err != nil {
+		return nil, storeFailure(err)
+	}
+	k := keys.New(keys.Config{
+		HSM: h.id, Store: h.s.cfg.Store, Now: h.s.cfg.Now, Rand: h.s.cfg.Rand,
+		Authorize: func(ctx context.Context, c access.Caller, a access.Action, scope string) error {
+			return h.s.cfg.Authorizer.Check(ctx, h.id, c, a, scope)
+		},
+		RetentionDays: rec.Retention, PurgeProtection: rec.PurgeProtect,
+		DomainID: func() string { return h.s.domainID(h.id) },
+		Engine:   func() (engine.Engine, error) { return h.s.engine(h.id) },
+	})
+	h.s.keys[h.id] = k
+	return k, nil
+}
+
+func (s *Service) domainID(id string) string {
+	var domain string
+	_ = s.cfg.Store.View(context.Background(), func(r store.Reader) error {
+		if rec, err := load(r, id); err == nil && rec.Domain != nil {
+			domain = rec.Domain.ID
+		}
+		return nil
+	})
+	return domain
+}
+
+// engine returns the engine of an activated HSM, opening it on first use.
+func (s *Service) engine(id string) (engine.Engine, error) {
+	s.mu.Lock()
+	e, ok := s.engines[id]
+	s.mu.Unlock()
+	if ok && e.stale {
+		s.refresh(id)
+		s.mu.Lock()
+		e, ok = s.engines[id]
+		s.mu.Unlock()
+	}
+	if ok {
+		return e.engine, nil
+	}
+	var rec *record
+	err := s.cfg.Store.View(context.Background(), func(r store.Reader) (err error) {
+		rec, err = load(r, id)
+		return err
+	})
+	if err != nil {
+		return nil, storeFailure(err)
+	}
+	if rec.Deleted != nil {
+		return nil, failure.Coded(failure.NotFound, "ResourceNotFound", "the HSM was deleted")
+	}
+	if err := rec.usable(); err != nil {
+		return nil, err
+	}
+	it, err := s.unseal(rec)
+	if err != nil {
+		return nil, err
+	}
+	eng, err := s.cfg.OpenEngine(it.wrapping, it.backup)
+	it.signingDER.Wipe()
+	if err != nil {
+		return nil, failure.Wrap(failure.Internal, err, "the engine of HSM %s cannot be opened", rec.Name)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		eng.Close()
+		return nil, failure.New(failure.Unavailable, "the server is stopping")
+	}
+	if other, ok := s.engines[id]; ok { // somebody was faster
+		eng.Close()
+		return other.engine, nil
+	}
+	s.engines[id] = openEngine{engine: eng, domain: rec.Domain.ID}
+	return eng, nil
+}
+
+// changed marks what is cached of HSMs whose record changed, and looks at them again beside the commit: it runs
+// inside it, and so must not read the store. An engine whose domain is still the same goes on; a key operation
+// beside a second download must not notice it.
+func (s *Service) changed(changedKeys []string) {
+	for _, key := range changedKeys {
+		rest, ok := strings.CutPrefix(key, "hsm/")
+		id, last, _ := strings.Cut(rest, "/")
+		if !ok || last != "record" {
+			continue
+		}
+		s.mu.Lock()
+		delete(s.keys, id)
+		if e, open := s.engines[id]; open && !s.closed {
+			e.stale = true
+			s.engines[id] = e
+			s.background.Go(func() { s.refresh(id) })
+		}
+		s.mu.Unlock()
+	}
+}
+
+// refresh closes the engine of an HSM that was deleted, purged or taken to another domain.
+func (s *Service) refresh(id string) {
+	var rec *record
+	err := s.cfg.Store.View(context.Background(), func(r store.Reader) (err error) {
+		rec, err = load(r, id)
+		return err
+	})
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e, open := s.engines[id]
+	if !open {
+		return
+	}
+	if err == nil && rec.Deleted == nil && rec.State == Activated && rec.Domain.ID == e.domain {
+		e.stale = false
+		s.engines[id] = e
+		return
+	}
+	delete(s.engines, id)
+	e.engine.Close()
+}
+
+// unseal opens the domain items of an activated HSM.
+func (s *Service) unseal(rec *record) (*items, error) {
+	plain, err := s.cfg.Seal.Unwrap(rec.Domain.Sealed, domainContext(rec))
+	if err != nil {
+		return nil, failure.Wrap(failure.Tampered, err, "the sealed security domain of HSM %s does not open: the record was changed, or the seal is another one", rec.Name)
+	}
+	defer plain.Wipe()
+	it, err := unmarshalItems(plain)
+	if err != nil {
+		return nil, err
+	}
+	if it.id != rec.Domain.ID {
+		it.wipe()
+		return nil, failure.New(failure.Tampered, "the sealed security domain of HSM %s is %s, and its record says %s", rec.Name, it.id, rec.Domain.ID)
+	}
+	return it, nil
+}
+
+// usable is the one place that says what a key call gets on an HSM without a domain.
+func (r *record) usable() error {
+	switch r.State {
+	case Activated:
+		return nil
+	case Recovering:
+		return failure.New(failure.NotActivated, "HSM %s waits for its security domain to be restored; upload a transfer file (az keyvault security-domain upload, or strongroom domain upload)", r.Name)
+	default:
+		return failure.New(failure.NotActivated, "HSM %s is provisioned but not activated; download its security domain to take ownership (az keyvault security-domain download, or strongroom domain download)", r.Name)
+	}
+}
+
+func (r *record) info() Info {
+	i := Info{
+		Spec: Spec{Name: r.Name, Subscription: r.Subscription, ResourceGroup: r.ResourceGroup, Location: r.Location, TenantID: r.Tenant, Tags: r.Tags,
+			InitialAdmins: r.Admins, RetentionDays: r.Retention, PurgeProtection: r.PurgeProtect, NetworkACLs: r.NetworkACLs},
+		ID: r.ID, State: r.State, Port: r.Port, Created: r.Created, Updated: r.Updated,
+	}
+	if r.Domain != nil {
+		i.DomainID, i.Activated = r.Domain.ID, r.Domain.Activated
+		if f := r.Domain.File; f != nil {
+			i.Required = f.Required
+			for _, c := range f.Custodians {
+				i.Custodians = append(i.Custodians, c.Label)
+			}
+		}
+	}
+	if r.Deleted != nil {
+		i.DeletedAt, i.PurgeAt = r.Deleted.At, r.Deleted.Purge
+	}
+	return i
+}
+
+// storeFailure gives the store's errors their kind. Other errors pass.
+func storeFailure(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, store.ErrFull):
+		return failure.Wrap(failure.Unavailable, err, "the server's disk is full: nothing was changed; free space and try again")
+	case errors.Is(err, store.ErrFailed):
+		return failure.Wrap(failure.StorageFailed, err, "the server could not make a write durable and is stopping; after its restart, check the state and try again")
+	case errors.Is(err, store.ErrClosed):
+		return failure.Wrap(failure.Unavailable, err, "the server is stopping")
+	case errors.Is(err, store.ErrCorrupt):
+		return failure.Wrap(failure.Tampered, err, "the server's database is damaged; restore it from a copy")
+	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		return failure.Wrap(failure.Unavailable, err, "the request was cancelled")
+	}
+	return err
+}
+
+func thumbprintHex(der []byte) string {
+	sum := sha256.Sum256(der)
+	return hex.EncodeToString(sum[:])
+}
+
+var _ fmt.Stringer = State("")
+
+func (s State) String() string { return string(s) }

@@ -1,0 +1,131 @@
+package hsm
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/x509"
+	"encoding/json"
+	"io"
+
+	"strongroom/internal/failure"
+	"strongroom/secret"
+	"strongroom/securitydomain"
+)
+
+// The tags of the domain items, as they stand in an SD file.
+const (
+	tagWrapping = "wrapping-key" // AES-256: keys at rest
+	tagBackup   = "backup-key"   // AES-256: one derived key per backup
+	tagSigning  = "signing-key"  // EC P-384, PKCS #8: domain ID, SD files, checkpoints
+)
+
+// items are the core secrets of one security domain.
+type items struct {
+	wrapping, backup secret.Bytes // 32 bytes each
+	signingDER       secret.Bytes // PKCS #8
+	signing          *ecdsa.PrivateKey
+	id               string
+}
+
+// newItems makes a security domain.
+func newItems(rand io.Reader) (*items, error) {
+	wrapping, err := secret.Random(rand, 32)
+	if err != nil {
+		return nil, err
+	}
+	backup, err := secret.Random(rand, 32)
+	if err != nil {
+		return nil, err
+	}
+	signing, err := ecdsa.GenerateKey(elliptic.P384(), rand)
+	if err != nil {
+		return nil, err
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(signing)
+	if err != nil {
+		return nil, err
+	}
+	id, err := securitydomain.DomainID(signing.Public())
+	if err != nil {
+		return nil, err
+	}
+	return &items{wrapping: wrapping, backup: backup, signingDER: secret.Take(der), signing: signing, id: id}, nil
+}
+
+// parseItems checks that a set of opened items is exactly a Strongroom domain: each tag once, each value of its
+// form. An SD file of real Azure opens, and stops here with a message that says so.
+func parseItems(list []securitydomain.Item) (*items, error) {
+	var it items
+	slots := map[string]*secret.Bytes{tagWrapping: &it.wrapping, tagBackup: &it.backup, tagSigning: &it.signingDER}
+	for _, item := range list {
+		slot, known := slots[item.Tag]
+		if !known {
+			return nil, failure.Coded(failure.BadParameter, "SecurityDomainItemUnknown",
+				"the transfer file holds an item %q that is not part of a Strongroom security domain; was it made from an SD file of another product? Nothing was changed", item.Tag)
+		}
+		if !slot.IsZero() {
+			return nil, failure.Coded(failure.BadParameter, "SecurityDomainItemRepeated", "the transfer file holds item %q twice; make it again from the SD file. Nothing was changed", item.Tag)
+		}
+		*slot = item.Value
+	}
+	for _, tag := range []string{tagWrapping, tagBackup, tagSigning} {
+		if slots[tag].IsZero() {
+			return nil, failure.Coded(failure.BadParameter, "SecurityDomainItemMissing", "the transfer file lacks item %q; make it again from the whole SD file. Nothing was changed", tag)
+		}
+	}
+	if it.wrapping.Len() != 32 || it.backup.Len() != 32 {
+		return nil, failure.Coded(failure.BadParameter, "SecurityDomainItemInvalid", "an item of the transfer file has the wrong length; make it again from the SD file. Nothing was changed")
+	}
+	parsed, err := x509.ParsePKCS8PrivateKey(it.signingDER.Reveal())
+	signing, ok := parsed.(*ecdsa.PrivateKey)
+	if err != nil || !ok || signing.Curve != elliptic.P384() {
+		return nil, failure.Coded(failure.BadParameter, "SecurityDomainItemInvalid", "item %q of the transfer file is not a P-384 signing key; make it again from the SD file. Nothing was changed", tagSigning)
+	}
+	it.signing = signing
+	if it.id, err = securitydomain.DomainID(signing.Public()); err != nil {
+		return nil, failure.Wrap(failure.Internal, err, "the domain ID cannot be computed")
+	}
+	return &it, nil
+}
+
+// list gives the items in the form of an SD file, in a fixed order.
+func (it *items) list() []securitydomain.Item {
+	return []securitydomain.Item{
+		{Tag: tagWrapping, Value: it.wrapping},
+		{Tag: tagBackup, Value: it.backup},
+		{Tag: tagSigning, Value: it.signingDER},
+	}
+}
+
+func (it *items) wipe() {
+	it.wrapping.Wipe()
+	it.backup.Wipe()
+	it.signingDER.Wipe()
+	it.signing = nil
+}
+
+// sealedItems is the plaintext under the seal: the three values by tag. It is marshalled and parsed here only,
+// into buffers that are wiped.
+type sealedItems struct {
+	V       int    `json:"v"`
+	Wrapped []byte `json:"wrapping_key"`
+	Backup  []byte `json:"backup_key"`
+	Signing []byte `json:"signing_key"`
+}
+
+func (it *items) marshal() (secret.Bytes, error) {
+	b, err := json.Marshal(sealedItems{V: 1, Wrapped: it.wrapping.Reveal(), Backup: it.backup.Reveal(), Signing: it.signingDER.Reveal()})
+	return secret.Take(b), err
+}
+
+func unmarshalItems(plain secret.Bytes) (*items, error) {
+	var s sealedItems
+	if err := json.Unmarshal(plain.Reveal(), &s); err != nil || s.V != 1 {
+		return nil, failure.New(failure.Tampered, "the sealed domain items cannot be read")
+	}
+	return parseItems([]securitydomain.Item{
+		{Tag: tagWrapping, Value: secret.Take(s.Wrapped)},
+		{Tag: tagBackup, Value: secret.Take(s.Backup)},
+		{Tag: tagSigning, Value: secret.Take(s.Signing)},
+	})
+}

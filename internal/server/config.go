@@ -1,0 +1,201 @@
+package server
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/BurntSushi/toml"
+	"github.com/google/uuid"
+)
+
+// Options are what the command line says. They override the configuration file.
+type Options struct {
+	Dev                bool
+	DataDir            string
+	Listen             string
+	HSMs               []string
+	ConfigFile         string
+	LogFormat          string // "text" or "json"; "" means text on a terminal, else JSON
+	LogLevel           string // debug, info, warn, error
+	SealPassphraseFile string
+	Stdin              io.Reader
+	Stdout, Stderr     io.Writer
+	// Prompt asks a person at a terminal for a passphrase; nil where there is no terminal.
+	Prompt  func(question string) ([]byte, error)
+	Version string
+}
+
+// Config is the configuration file (TOML). An unknown name in it is an error. The comment of a field is its
+// manual.
+type Config struct {
+	// Data is the folder of the database and, unless named elsewhere, of the seal and the TLS files.
+	Data string `toml:"data"`
+	// Listen is the address of the main listener: authority, control plane, and every HSM by host name.
+	Listen string `toml:"listen"`
+	// PublicURL is how clients reach the main listener; default https:// and the address it listens on.
+	PublicURL string `toml:"public_url"`
+	// HSMDomain is the suffix of HSM host names: NAME.HSMDomain. Default managedhsm.localhost.
+	HSMDomain string `toml:"hsm_domain"`
+	// HSMs are provisioned at start if they are missing.
+	HSMs []string `toml:"hsms"`
+	// Tenant and Subscription are the GUIDs that the control plane and tokens carry. Default: made once and kept.
+	Tenant       string `toml:"tenant"`
+	Subscription string `toml:"subscription"`
+	// Location is the region that the control plane reports. Default local.
+	Location string `toml:"location"`
+	// Administrators are the object IDs that administrate the HSMs named above.
+	Administrators []string `toml:"administrators"`
+	// Operators are the object IDs that may use the control plane.
+	Operators []string `toml:"operators"`
+
+	TLS struct {
+		// Certificate and Key are PEM files, read again when they change. Default: a CA of our own in DATA/tls.
+		Certificate string `toml:"certificate"`
+		Key         string `toml:"key"`
+	} `toml:"tls"`
+
+	Seal struct {
+		// Kind is file (the default) or passphrase.
+		Kind string `toml:"kind"`
+		// File is the seal. Default DATA/seal.json.
+		File string `toml:"file"`
+		// PassphraseFile holds the passphrase. Default: the systemd credential seal-passphrase, else a prompt.
+		PassphraseFile string `toml:"passphrase_file"`
+	} `toml:"seal"`
+
+	Log struct {
+		Format string `toml:"format"`
+		Level  string `toml:"level"`
+	} `toml:"log"`
+
+	Identity struct {
+		// Embedded turns on the embedded token issuer. At the first start it makes an application named
+		// administrator, which operates the server and administrates the HSMs named above, and writes its
+		// credentials to DATA/administrator.env.
+		Embedded bool `toml:"embedded"`
+	} `toml:"identity"`
+
+	// Issuers are OpenID Connect issuers whose tokens are accepted.
+	Issuers []IssuerConfig `toml:"issuer"`
+}
+
+// IssuerConfig is one external issuer.
+type IssuerConfig struct {
+	// URL is the issuer as tokens name it; its discovery document is read from there.
+	URL string `toml:"url"`
+	// Algorithms are the accepted signature algorithms. Default RS256 and ES256.
+	Algorithms []string `toml:"algorithms"`
+}
+
+// loadConfig merges file, options and defaults, and refuses what cannot work before anything is touched.
+func loadConfig(o Options) (Config, error) {
+	var c Config
+	if o.ConfigFile != "" {
+		meta, err := toml.DecodeFile(o.ConfigFile, &c)
+		if err != nil {
+			return c, fmt.Errorf("configuration %s: %w", o.ConfigFile, err)
+		}
+		if unknown := meta.Undecoded(); len(unknown) > 0 {
+			return c, fmt.Errorf("configuration %s: unknown setting %q; see docs/operations.md for those there are", o.ConfigFile, unknown[0].String())
+		}
+	}
+	override := func(target *string, values ...string) {
+		for _, v := range values {
+			if v != "" {
+				*target = v
+				return
+			}
+		}
+	}
+	override(&c.Data, o.DataDir, c.Data)
+	override(&c.Listen, o.Listen, c.Listen, "127.0.0.1:8443")
+	override(&c.Log.Format, o.LogFormat, c.Log.Format)
+	override(&c.Log.Level, o.LogLevel, c.Log.Level, "info")
+	override(&c.Seal.PassphraseFile, o.SealPassphraseFile, c.Seal.PassphraseFile)
+	override(&c.HSMDomain, c.HSMDomain, "managedhsm.localhost")
+	override(&c.Location, c.Location, "local")
+	if len(o.HSMs) > 0 {
+		c.HSMs = o.HSMs
+	}
+	if c.Data == "" {
+		return c, fmt.Errorf("no data folder: give --data DIR, or data in the configuration")
+	}
+	host, _, err := net.SplitHostPort(c.Listen)
+	if err != nil {
+		return c, fmt.Errorf("--listen %q is not HOST:PORT", c.Listen)
+	}
+	if o.Dev {
+		if ip := net.ParseIP(host); ip == nil || !ip.IsLoopback() {
+			return c, fmt.Errorf("--dev listens on loopback only, and %q is not a loopback address: development credentials lie in a file. Use 127.0.0.1:8443, or drop --dev", host)
+		}
+		if o.ConfigFile != "" {
+			return c, fmt.Errorf("--dev takes no --config: a development server is set up by flags alone")
+		}
+		if len(c.HSMs) == 0 {
+			c.HSMs = []string{"alpha", "beta"}
+		}
+		c.Identity.Embedded = true
+	}
+	if !c.Identity.Embedded && len(c.Issuers) == 0 {
+		return c, fmt.Errorf("nobody could sign in: set [identity] embedded = true or an [[issuer]] in the configuration, or use --dev to try Strongroom out")
+	}
+	if c.Identity.Embedded && len(c.Issuers) > 0 && o.ConfigFile == "" {
+		return c, fmt.Errorf("the embedded issuer runs beside another one only when the configuration says so")
+	}
+	if !c.Identity.Embedded && len(c.HSMs) > 0 && len(c.Administrators) == 0 {
+		return c, fmt.Errorf("hsms are named without administrators: set administrators to the object IDs that shall own them")
+	}
+	for _, id := range append(append([]string{}, c.Administrators...), c.Operators...) {
+		if _, err := uuid.Parse(id); err != nil {
+			return c, fmt.Errorf("%q is not an object ID (a GUID)", id)
+		}
+	}
+	for what, id := range map[string]string{"tenant": c.Tenant, "subscription": c.Subscription} {
+		if _, err := uuid.Parse(id); id != "" && err != nil {
+			return c, fmt.Errorf("%s %q is not a GUID", what, id)
+		}
+	}
+	if c.PublicURL != "" {
+		u, err := url.Parse(c.PublicURL)
+		if err != nil || u.Scheme != "https" || u.Host == "" || (u.Path != "" && u.Path != "/") {
+			return c, fmt.Errorf("public_url %q must be https://HOST[:PORT], without a path", c.PublicURL)
+		}
+		c.PublicURL = "https://" + u.Host
+	}
+	if (c.TLS.Certificate == "") != (c.TLS.Key == "") {
+		return c, fmt.Errorf("tls needs both certificate and key, or neither")
+	}
+	switch c.Seal.Kind {
+	case "":
+		c.Seal.Kind = "file"
+		if c.Seal.PassphraseFile != "" {
+			c.Seal.Kind = "passphrase"
+		}
+	case "file", "passphrase":
+	default:
+		return c, fmt.Errorf("seal kind %q is not known: use file or passphrase", c.Seal.Kind)
+	}
+	if c.Seal.File == "" {
+		c.Seal.File = filepath.Join(c.Data, "seal.json")
+	}
+	c.HSMDomain = strings.ToLower(strings.Trim(c.HSMDomain, "."))
+	return c, nil
+}
+
+// systemdCredential returns the path of a credential that systemd passed to this service, or "".
+func systemdCredential(name string) string {
+	dir := os.Getenv("CREDENTIALS_DIRECTORY")
+	if dir == "" {
+		return ""
+	}
+	path := filepath.Join(dir, name)
+	if _, err := os.Stat(path); err != nil {
+		return ""
+	}
+	return path
+}
