@@ -1,0 +1,173 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"crypto"
+	"errors"
+	"fmt"
+	"os"
+
+	"golang.org/x/term"
+
+	"strongroom/internal/custodian"
+	"strongroom/secret"
+)
+
+// maxPassphraseFile is in bytes. A passphrase has at most 1024; the rest is a line end.
+const maxPassphraseFile = 1026
+
+// readPassphrases reads one passphrase from each file: all of it but one line end.
+func (a *app) readPassphrases(files []string) ([]secret.Bytes, error) {
+	var list []secret.Bytes
+	for _, file := range files {
+		data, err := readFile(file, maxPassphraseFile)
+		if err != nil {
+			return nil, err
+		}
+		a.warnIfReadable(file)
+		trimmed := bytes.TrimSuffix(bytes.TrimSuffix(data, []byte("\n")), []byte("\r"))
+		if len(trimmed) == 0 {
+			return nil, problemf("bad-passphrase", "write the passphrase into the file, and nothing else", "the passphrase file %s is empty", file)
+		}
+		list = append(list, secret.New(trimmed))
+		clear(data)
+	}
+	return list, nil
+}
+
+// attempts is how often a passphrase is asked for.
+const attempts = 3
+
+// openKey opens a key file with the passphrases there are, and else asks at the terminal.
+func (a *app) openKey(ctx context.Context, file string, data []byte, passphrases []secret.Bytes) (crypto.Decrypter, error) {
+	key, err := custodian.ParseKey(data, passphrases)
+	if !errors.Is(err, custodian.ErrPassphraseNeeded) && !errors.Is(err, custodian.ErrPassphraseWrong) {
+		if err != nil {
+			return nil, keyProblem(file, err)
+		}
+		return key, nil
+	}
+	tty, noTerminal := openTerminal()
+	if noTerminal != nil {
+		return nil, keyProblem(file, err)
+	}
+	defer tty.Close()
+	for range attempts {
+		var p secret.Bytes
+		if p, err = tty.ask(ctx, "Passphrase of "+file+": "); err != nil {
+			return nil, err
+		}
+		key, err = custodian.ParseKey(data, []secret.Bytes{p})
+		p.Wipe()
+		if err == nil {
+			return key, nil
+		}
+		if !errors.Is(err, custodian.ErrPassphraseWrong) {
+			return nil, keyProblem(file, err)
+		}
+		tty.tell("That passphrase does not open it.")
+	}
+	return nil, keyProblem(file, err)
+}
+
+// newPassphrase asks for a passphrase twice.
+func newPassphrase(ctx context.Context, name string) (secret.Bytes, error) {
+	tty, err := openTerminal()
+	if err != nil {
+		return secret.Bytes{}, problemf("no-terminal", "give --passphrase-file FILE", "there is no terminal to ask for a passphrase at")
+	}
+	defer tty.Close()
+	first, err := tty.ask(ctx, "Passphrase for "+name+".key: ")
+	if err != nil {
+		return secret.Bytes{}, err
+	}
+	if first.IsZero() {
+		return secret.Bytes{}, problemf("bad-passphrase", "run it again", "the passphrase is empty")
+	}
+	second, err := tty.ask(ctx, "The same again: ")
+	if err != nil {
+		return secret.Bytes{}, err
+	}
+	if !first.Equal(second) {
+		return secret.Bytes{}, problemf("bad-passphrase", "run it again", "the two passphrases differ")
+	}
+	second.Wipe()
+	return first, nil
+}
+
+// terminal is the one that this process is attached to, whatever its standard streams are. On it questions are
+// asked; its echo is off while a secret is typed.
+type terminal struct{ f *os.File }
+
+func openTerminal() (*terminal, error) {
+	f, err := os.OpenFile("/dev/tty", os.O_RDWR, 0)
+	if err != nil {
+		return nil, err
+	}
+	return &terminal{f}, nil
+}
+
+func (t *terminal) Close() { _ = t.f.Close() }
+
+func (t *terminal) tell(text string) { fmt.Fprintln(t.f, text) }
+
+// ask reads one line without echo. When ctx ends (Ctrl-C), it gives up and puts the echo back.
+func (t *terminal) ask(ctx context.Context, question string) (secret.Bytes, error) {
+	fd := int(t.f.Fd())
+	before, err := term.GetState(fd)
+	if err != nil {
+		return secret.Bytes{}, problemf("no-terminal", "give --passphrase-file FILE", "the terminal cannot hide what is typed")
+	}
+	hide(fd)
+	defer func() { _ = term.Restore(fd, before) }()
+	fmt.Fprint(t.f, question)
+	line, err := typed(ctx, func() ([]byte, error) { return term.ReadPassword(fd) })
+	fmt.Fprintln(t.f)
+	if ctx.Err() != nil {
+		return secret.Bytes{}, ctx.Err()
+	}
+	if err != nil {
+		return secret.Bytes{}, problemf("no-terminal", "give --passphrase-file FILE", "no passphrase was typed")
+	}
+	return secret.Take(line), nil
+}
+
+// line reads one line with echo, for what is no secret.
+func (t *terminal) line(ctx context.Context, question string) (string, error) {
+	fmt.Fprint(t.f, question)
+	line, err := typed(ctx, func() ([]byte, error) {
+		var line []byte
+		for b := make([]byte, 1); len(line) < 1024; {
+			if n, err := t.f.Read(b); n == 0 || err != nil {
+				return nil, problemf("no-terminal", "", "nothing was typed")
+			}
+			if b[0] == '\n' {
+				break
+			}
+			line = append(line, b[0])
+		}
+		return line, nil
+	})
+	return string(bytes.TrimSpace(line)), err
+}
+
+// typed waits for a person or for the end of ctx. A read of a terminal cannot be called off: after an interrupt it
+// stays behind, in a process that is about to end.
+func typed(ctx context.Context, read func() ([]byte, error)) ([]byte, error) {
+	type result struct {
+		line []byte
+		err  error
+	}
+	done := make(chan result, 1)
+	go func() {
+		line, err := read()
+		done <- result{line, err}
+	}()
+	select {
+	case r := <-done:
+		return r.line, r.err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}

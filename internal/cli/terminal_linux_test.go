@@ -1,0 +1,111 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// openPTY returns both ends of a pseudo-terminal.
+func openPTY(t *testing.T) (keyboard, tty *os.File) {
+	t.Helper()
+	keyboard, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = keyboard.Close() })
+	if err := unix.IoctlSetPointerInt(int(keyboard.Fd()), unix.TIOCSPTLCK, 0); err != nil {
+		t.Fatal(err)
+	}
+	n, err := unix.IoctlGetInt(int(keyboard.Fd()), unix.TIOCGPTN)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tty, err = os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = tty.Close() })
+	return keyboard, tty
+}
+
+// A passphrase is typed after the question has appeared, and what is typed does not appear. An answer that is no
+// secret does. Covers S14.
+func TestPassphraseIsNotShown(t *testing.T) {
+	keyboard, tty := openPTY(t)
+	screen := ""
+	readUntil := func(want string) {
+		b := make([]byte, 256)
+		for !strings.Contains(screen, want) {
+			n, err := keyboard.Read(b)
+			if err != nil {
+				t.Errorf("the terminal shows %q, and then: %v", screen, err)
+				return
+			}
+			screen += string(b[:n])
+		}
+	}
+	type answer struct {
+		text string
+		err  error
+	}
+	answers := make(chan answer)
+	go func() {
+		term := &terminal{tty}
+		secret, err := term.ask(t.Context(), "Passphrase: ")
+		answers <- answer{string(secret.Reveal()), err}
+		line, err := term.line(t.Context(), "Name: ")
+		answers <- answer{line, err}
+	}()
+	for _, step := range []struct{ question, typed string }{{"Passphrase: ", "open sesame"}, {"Name: ", "alpha"}} {
+		readUntil(step.question)
+		if _, err := keyboard.WriteString(step.typed + "\n"); err != nil {
+			t.Fatal(err)
+		}
+		if got := <-answers; got.err != nil || got.text != step.typed {
+			t.Fatalf("%s: got %q, %v", step.question, got.text, got.err)
+		}
+	}
+	readUntil("alpha")
+	if strings.Contains(screen, "sesame") {
+		t.Errorf("the terminal shows the passphrase: %q", screen)
+	}
+}
+
+// Somebody who is asked for a passphrase and presses Ctrl-C gets a terminal back that shows what they type.
+func TestInterruptedQuestion(t *testing.T) {
+	keyboard, tty := openPTY(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() {
+		_, err := (&terminal{tty}).ask(ctx, "Passphrase: ")
+		done <- err
+	}()
+	b := make([]byte, 64)
+	if n, err := keyboard.Read(b); err != nil || string(b[:n]) != "Passphrase: " {
+		t.Fatalf("the terminal shows %q, %v", b[:n], err)
+	}
+	echo := func() bool {
+		state, err := unix.IoctlGetTermios(int(tty.Fd()), unix.TCGETS)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return state.Lflag&unix.ECHO != 0
+	}
+	for echo() { // until the question has switched it off
+		runtime.Gosched()
+	}
+	cancel()
+	if err := <-done; !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v, want %v", err, context.Canceled)
+	}
+	if !echo() {
+		t.Error("the echo is still off")
+	}
+}
