@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
@@ -83,8 +84,11 @@ func TestAzureSDKForGo(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	public := ecdsa.PublicKey{Curve: elliptic.P256(), X: new(big.Int).SetBytes(ec.Key.X), Y: new(big.Int).SetBytes(ec.Key.Y)}
-	if len(signed.Result) != 64 || !ecdsa.Verify(&public, digest[:], new(big.Int).SetBytes(signed.Result[:32]), new(big.Int).SetBytes(signed.Result[32:])) {
+	public, err := ecdsa.ParseUncompressedPublicKey(elliptic.P256(), slices.Concat([]byte{4}, ec.Key.X, ec.Key.Y))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(signed.Result) != 64 || !ecdsa.Verify(public, digest[:], new(big.Int).SetBytes(signed.Result[:32]), new(big.Int).SetBytes(signed.Result[32:])) {
 		t.Fatal("the signature does not verify under the key that the HSM showed")
 	}
 	if _, err := alpha.CreateKey(t.Context(), "sdk-rsa", azkeys.CreateKeyParameters{Kty: to.Ptr(azkeys.KeyTypeRSA), KeySize: to.Ptr[int32](2048)}, nil); err != nil {
