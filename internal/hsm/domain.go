@@ -56,7 +56,7 @@ func (h *HSM) Download(ctx context.Context, caller access.Caller, certificates [
 		}
 		d, done, err := h.downloadOnce(ctx, rec, certificates, required)
 		if err != nil {
-			return Download{}, storeFailure(err)
+			return Download{}, store.Failure(err)
 		}
 		if done {
 			h.s.cfg.Log.WarnContext(ctx, "security domain downloaded", "hsm", h.name, "domain", d.DomainID, "principal", caller.ObjectID,
@@ -181,7 +181,7 @@ func (h *HSM) ExchangeKey(ctx context.Context, caller access.Caller) (*x509.Cert
 		return save(w, rec, h.s.cfg.Now().UTC())
 	})
 	if err != nil {
-		return nil, storeFailure(err)
+		return nil, store.Failure(err)
 	}
 	if made {
 		h.s.cfg.Log.WarnContext(ctx, "recovery begun: exchange key made", "hsm", h.name, "principal", caller.ObjectID, "exchange", thumbprintHex(fresh.Certificate))
@@ -243,7 +243,7 @@ func (h *HSM) CancelRecovery(ctx context.Context, caller access.Caller) error {
 	if err == nil {
 		h.s.cfg.Log.WarnContext(ctx, "recovery cancelled", "hsm", h.name, "principal", caller.ObjectID)
 	}
-	return storeFailure(err)
+	return store.Failure(err)
 }
 
 // Upload activates a recovering HSM with the domain in a transfer file. Everything is checked before the one
@@ -306,7 +306,7 @@ func (h *HSM) Upload(ctx context.Context, caller access.Caller, transfer []byte)
 		return save(w, rec, now)
 	})
 	if err != nil {
-		return "", storeFailure(err)
+		return "", store.Failure(err)
 	}
 	h.s.cfg.Log.WarnContext(ctx, "security domain uploaded: hsm activated", "hsm", h.name, "domain", it.id, "principal", caller.ObjectID)
 	return it.id, nil
@@ -371,7 +371,7 @@ func (h *HSM) record(ctx context.Context) (rec *record, err error) {
 		}
 		return nil
 	})
-	return rec, storeFailure(err)
+	return rec, store.Failure(err)
 }
 
 func (h *HSM) exchangeKey(rec *record) (key crypto.Decrypter, wipe func(), err error) {

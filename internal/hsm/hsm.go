@@ -12,7 +12,6 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -232,7 +231,7 @@ func (s *Service) Create(ctx context.Context, spec Spec) (info Info, created boo
 		if reserved {
 			s.cfg.Log.DebugContext(ctx, "port was reserved for an HSM that was not made", "port", port)
 		}
-		return Info{}, false, storeFailure(err)
+		return Info{}, false, store.Failure(err)
 	}
 	if created {
 		s.cfg.Log.InfoContext(ctx, "hsm provisioned", "hsm", info.Name, "id", info.ID)
@@ -258,7 +257,7 @@ func (s *Service) find(ctx context.Context, name string, deleted bool) (info Inf
 		}
 		return err
 	})
-	return info, storeFailure(err)
+	return info, store.Failure(err)
 }
 
 func byName(r store.Reader, name string, deleted bool) (*record, error) {
@@ -294,7 +293,7 @@ func (s *Service) List(ctx context.Context, deleted bool) (list []Info, err erro
 		}
 		return nil
 	})
-	return list, storeFailure(err)
+	return list, store.Failure(err)
 }
 
 // Delete puts an HSM into the recoverable deleted state for its retention time. It answers to nobody until it
@@ -313,7 +312,7 @@ func (s *Service) Delete(ctx context.Context, name string) (info Info, err error
 	if err == nil {
 		s.cfg.Log.WarnContext(ctx, "hsm deleted", "hsm", info.Name, "id", info.ID, "purge", info.PurgeAt)
 	}
-	return info, storeFailure(err)
+	return info, store.Failure(err)
 }
 
 // Recover brings a deleted HSM back as it was.
@@ -330,7 +329,7 @@ func (s *Service) Recover(ctx context.Context, name string) (info Info, err erro
 	if err == nil {
 		s.cfg.Log.InfoContext(ctx, "hsm recovered from deletion", "hsm", info.Name, "id", info.ID)
 	}
-	return info, storeFailure(err)
+	return info, store.Failure(err)
 }
 
 // Purge destroys a deleted HSM: its domain items, keys and roles. Only an SD file with its quorum of custodians,
@@ -354,7 +353,7 @@ func (s *Service) Purge(ctx context.Context, name string) (info Info, err error)
 	if err == nil {
 		s.cfg.Log.WarnContext(ctx, "hsm purged", "hsm", info.Name, "id", info.ID)
 	}
-	return info, storeFailure(err)
+	return info, store.Failure(err)
 }
 
 // HSM is a handle to one HSM, for the calls of its data plane. It holds no state.
@@ -388,7 +387,7 @@ func (h *HSM) Keys(ctx context.Context) (*keys.Keys, error) {
 		return err
 	})
 	if err != nil {
-		return nil, storeFailure(err)
+		return nil, store.Failure(err)
 	}
 	k := keys.New(keys.Config{
 		HSM: h.id, Store: h.s.cfg.Store, Now: h.s.cfg.Now, Rand: h.s.cfg.Rand,
@@ -434,7 +433,7 @@ func (s *Service) engine(id string) (engine.Engine, error) {
 		return err
 	})
 	if err != nil {
-		return nil, storeFailure(err)
+		return nil, store.Failure(err)
 	}
 	if rec.Deleted != nil {
 		return nil, failure.Coded(failure.NotFound, "ResourceNotFound", "the HSM was deleted")
@@ -557,25 +556,6 @@ func (r *record) info() Info {
 		i.DeletedAt, i.PurgeAt = r.Deleted.At, r.Deleted.Purge
 	}
 	return i
-}
-
-// storeFailure gives the store's errors their kind. Other errors pass.
-func storeFailure(err error) error {
-	switch {
-	case err == nil:
-		return nil
-	case errors.Is(err, store.ErrFull):
-		return failure.Wrap(failure.Unavailable, err, "the server's disk is full: nothing was changed; free space and try again")
-	case errors.Is(err, store.ErrFailed):
-		return failure.Wrap(failure.StorageFailed, err, "the server could not make a write durable and is stopping; after its restart, check the state and try again")
-	case errors.Is(err, store.ErrClosed):
-		return failure.Wrap(failure.Unavailable, err, "the server is stopping")
-	case errors.Is(err, store.ErrCorrupt):
-		return failure.Wrap(failure.Tampered, err, "the server's database is damaged; restore it from a copy")
-	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
-		return failure.Wrap(failure.Unavailable, err, "the request was cancelled")
-	}
-	return err
 }
 
 func thumbprintHex(der []byte) string {

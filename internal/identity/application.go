@@ -102,7 +102,7 @@ func (i *Issuer) EnsureApplication(ctx context.Context, name string) (app App, s
 		s = secret.Bytes{}
 	}
 	if err != nil {
-		return App{}, s, false, storeFailure(err)
+		return App{}, s, false, store.Failure(err)
 	}
 	if created {
 		i.cfg.Log.InfoContext(ctx, "application registered", "client_id", app.ClientID, "object_id", app.ObjectID)
@@ -125,7 +125,7 @@ func (i *Issuer) ResetSecret(ctx context.Context, clientID string) (s secret.Byt
 	})
 	if err != nil {
 		s.Wipe()
-		return secret.Bytes{}, storeFailure(err)
+		return secret.Bytes{}, store.Failure(err)
 	}
 	i.cfg.Log.InfoContext(ctx, "application secret replaced", "client_id", clientID)
 	return s, nil
@@ -145,7 +145,7 @@ func (i *Issuer) DeleteApplication(ctx context.Context, clientID string) error {
 	if err == nil {
 		i.cfg.Log.InfoContext(ctx, "application deleted", "client_id", clientID)
 	}
-	return storeFailure(err)
+	return store.Failure(err)
 }
 
 // ListApplications returns all applications, in the order of their client IDs.
@@ -154,7 +154,7 @@ func (i *Issuer) ListApplications(ctx context.Context) (list []App, err error) {
 		list, err = i.list(r)
 		return err
 	})
-	return list, storeFailure(err)
+	return list, store.Failure(err)
 }
 
 func (i *Issuer) list(r store.Reader) ([]App, error) {
@@ -249,7 +249,7 @@ func (i *Issuer) signIn(ctx context.Context, clientID string, candidate secret.B
 		return nil
 	})
 	if err != nil {
-		return App{}, false, storeFailure(err)
+		return App{}, false, store.Failure(err)
 	}
 	if !found {
 		key, sealed = i.decoy.key, i.decoy.sealed

@@ -22,7 +22,6 @@ import (
 	"github.com/google/uuid"
 
 	"strongroom/internal/access"
-	"strongroom/internal/failure"
 	"strongroom/internal/seal"
 	"strongroom/internal/store"
 )
@@ -103,19 +102,3 @@ func (i *Issuer) base(host string) string {
 	return i.cfg.BaseURLs[0]
 }
 
-// storeFailure gives the store's errors their kind. Failures pass as they are.
-func storeFailure(err error) error {
-	_, known := errors.AsType[*failure.Error](err)
-	switch {
-	case err == nil || known:
-		return err
-	case errors.Is(err, store.ErrFull):
-		return failure.Wrap(failure.Unavailable, err, "the server's disk is full: nothing was changed; free space and try again")
-	case errors.Is(err, store.ErrFailed):
-		return failure.Wrap(failure.StorageFailed, err, "the server could not make a write durable and is stopping")
-	case errors.Is(err, store.ErrCorrupt):
-		return failure.Wrap(failure.Tampered, err, "the server's database is damaged; restore it from a copy")
-	default:
-		return failure.Wrap(failure.Unavailable, err, "the server's database cannot be used now; try again")
-	}
-}

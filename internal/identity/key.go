@@ -46,7 +46,7 @@ func openSigningKey(ctx context.Context, cfg Config) (signingKey, error) {
 		return err
 	})
 	if err != nil {
-		return signingKey{}, storeFailure(err)
+		return signingKey{}, store.Failure(err)
 	}
 	if sealed == nil {
 		if sealed, err = makeSigningKey(ctx, cfg); err != nil {
@@ -112,7 +112,7 @@ func makeSigningKey(ctx context.Context, cfg Config) (sealed []byte, err error) 
 		w.Put(signingKeyKey, value)
 		return nil
 	})
-	return sealed, storeFailure(err)
+	return sealed, store.Failure(err)
 }
 
 func newSigningKey(private *ecdsa.PrivateKey) (signingKey, error) {

@@ -72,7 +72,7 @@ func (k *Keys) Backup(ctx context.Context, caller access.Caller, name string) ([
 		return nil
 	})
 	if err != nil {
-		return nil, storeFailure(err)
+		return nil, store.Failure(err)
 	}
 	salt := make([]byte, engine.SaltSize)
 	if _, err := io.ReadFull(k.cfg.Rand, salt); err != nil {
@@ -146,7 +146,7 @@ func (k *Keys) Restore(ctx context.Context, caller access.Caller, blob []byte) (
 		return err
 	}
 	if err := k.cfg.Store.View(ctx, vacant); err != nil { // before the work
-		return Key{}, storeFailure(err)
+		return Key{}, store.Failure(err)
 	}
 	versions := make([]*versionRecord, len(body.Versions))
 	for i := range body.Versions {
@@ -168,7 +168,7 @@ func (k *Keys) Restore(ctx context.Context, caller access.Caller, blob []byte) (
 		return k.insert(ctx, eng, w, body.Name, lower, nil, versions)
 	})
 	if err != nil {
-		return Key{}, storeFailure(err)
+		return Key{}, store.Failure(err)
 	}
 	return k.key(body.Name, versions[len(versions)-1]), nil
 }

@@ -44,7 +44,7 @@ func (k *Keys) Create(ctx context.Context, caller access.Caller, name string, p 
 		return roomForKey(count)
 	})
 	if err != nil {
-		return Key{}, storeFailure(err)
+		return Key{}, store.Failure(err)
 	}
 	made, err := eng.Generate(ctx, spec, v.binding(k.cfg.HSM, lower))
 	if err != nil {
@@ -62,7 +62,7 @@ func (k *Keys) Create(ctx context.Context, caller access.Caller, name string, p 
 		return k.insert(ctx, eng, w, name, lower, rec, []*versionRecord{&v})
 	})
 	if err != nil {
-		return Key{}, storeFailure(err)
+		return Key{}, store.Failure(err)
 	}
 	return k.key(name, &v), nil
 }

@@ -138,27 +138,6 @@ func versionNotFound(name, version string) error {
 	return failure.Coded(failure.NotFound, "KeyNotFound", "Key not found: %s has no version %s. List the versions to see which exist", name, version)
 }
 
-// storeFailure gives what a transaction returns a kind. Failures of our own pass as they are.
-func storeFailure(err error) error {
-	if err == nil {
-		return nil
-	}
-	if _, ours := errors.AsType[*failure.Error](err); ours {
-		return err
-	}
-	switch {
-	case errors.Is(err, store.ErrFull):
-		return failure.Wrap(failure.Unavailable, err, "the server's disk is full; nothing was changed. Make space and try again")
-	case errors.Is(err, store.ErrFailed):
-		return failure.Wrap(failure.StorageFailed, err, "the server's storage failed; whether the change was kept is unknown. Look again when the server is back")
-	case errors.Is(err, store.ErrClosed):
-		return failure.Wrap(failure.Unavailable, err, "the server is stopping; try again")
-	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
-		return failure.Wrap(failure.Unavailable, err, "the call was given up before it was done")
-	}
-	return failure.Wrap(failure.Internal, err, "the key store failed")
-}
-
 // engineFailure gives what the engine returns a kind, for an operation on the key that what describes.
 func engineFailure(err error, what string) error {
 	if _, ours := errors.AsType[*failure.Error](err); ours {

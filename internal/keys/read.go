@@ -67,7 +67,7 @@ func (k *Keys) List(ctx context.Context, caller access.Caller, token string, max
 		return nil
 	})
 	if err != nil {
-		return Page{}, storeFailure(err)
+		return Page{}, store.Failure(err)
 	}
 	return page, nil
 }
@@ -110,7 +110,7 @@ func (k *Keys) ListVersions(ctx context.Context, caller access.Caller, name, tok
 		return nil
 	})
 	if err != nil {
-		return Page{}, storeFailure(err)
+		return Page{}, store.Failure(err)
 	}
 	return page, nil
 }

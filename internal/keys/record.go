@@ -298,7 +298,7 @@ func (k *Keys) find(ctx context.Context, eng engine.Engine, lower, version strin
 		v, err = k.loadVersion(ctx, eng, r, lower, rec, index)
 		return err
 	})
-	return rec, v, storeFailure(err)
+	return rec, v, store.Failure(err)
 }
 
 // count returns how many keys there are.
