@@ -103,7 +103,7 @@ func (h *HSM) downloadOnce(ctx context.Context, seen *record, certificates []*x5
 		summary.Custodians = append(summary.Custodians, custodianSummary{Label: label(c), Thumbprint: securitydomain.Thumbprint(c)})
 	}
 	err = h.s.cfg.Store.Update(ctx, func(w store.Writer) error {
-		rec, err := load(w, h.id)
+		rec, err := h.s.load(w, h.id)
 		if err != nil {
 			return err
 		}
@@ -120,7 +120,7 @@ func (h *HSM) downloadOnce(ctx context.Context, seen *record, certificates []*x5
 		}
 		rec.Domain.File = summary
 		rec.Last = &operation{Kind: "download", Started: now}
-		return save(w, rec, now)
+		return h.s.save(w, rec, now)
 	})
 	if errors.Is(err, errMoved) {
 		return d, false, nil
@@ -166,7 +166,7 @@ func (h *HSM) ExchangeKey(ctx context.Context, caller access.Caller) (*x509.Cert
 	}
 	made := false
 	err = h.s.cfg.Store.Update(ctx, func(w store.Writer) error {
-		if rec, err = load(w, h.id); err != nil {
+		if rec, err = h.s.load(w, h.id); err != nil {
 			return err
 		}
 		switch {
@@ -178,7 +178,7 @@ func (h *HSM) ExchangeKey(ctx context.Context, caller access.Caller) (*x509.Cert
 			return nil
 		}
 		rec.State, rec.Exchange, made = Recovering, fresh, true
-		return save(w, rec, h.s.cfg.Now().UTC())
+		return h.s.save(w, rec, h.s.cfg.Now().UTC())
 	})
 	if err != nil {
 		return nil, store.Failure(err)
@@ -230,7 +230,7 @@ func (h *HSM) CancelRecovery(ctx context.Context, caller access.Caller) error {
 		return err
 	}
 	err := h.s.cfg.Store.Update(ctx, func(w store.Writer) error {
-		rec, err := load(w, h.id)
+		rec, err := h.s.load(w, h.id)
 		if err != nil {
 			return err
 		}
@@ -238,7 +238,7 @@ func (h *HSM) CancelRecovery(ctx context.Context, caller access.Caller) error {
 			return failure.Coded(failure.Conflict, "SecurityDomainNoRecovery", "HSM %s is %s: there is no recovery to cancel", h.name, rec.State)
 		}
 		rec.State, rec.Exchange = Provisioned, nil
-		return save(w, rec, h.s.cfg.Now().UTC())
+		return h.s.save(w, rec, h.s.cfg.Now().UTC())
 	})
 	if err == nil {
 		h.s.cfg.Log.WarnContext(ctx, "recovery cancelled", "hsm", h.name, "principal", caller.ObjectID)
@@ -288,7 +288,7 @@ func (h *HSM) Upload(ctx context.Context, caller access.Caller, transfer []byte)
 	}
 	used := exchangeContext(rec)
 	err = h.s.cfg.Store.Update(ctx, func(w store.Writer) error {
-		rec, err := load(w, h.id)
+		rec, err := h.s.load(w, h.id)
 		if err != nil {
 			return err
 		}
@@ -303,7 +303,7 @@ func (h *HSM) Upload(ctx context.Context, caller access.Caller, transfer []byte)
 		}
 		rec.State, rec.Domain, rec.Exchange = Activated, domain, nil
 		rec.Last = &operation{Kind: "upload", Started: now}
-		return save(w, rec, now)
+		return h.s.save(w, rec, now)
 	})
 	if err != nil {
 		return "", store.Failure(err)
@@ -363,7 +363,7 @@ func (h *HSM) Describe(ctx context.Context, caller access.Caller) (Info, error) 
 
 func (h *HSM) record(ctx context.Context) (rec *record, err error) {
 	err = h.s.cfg.Store.View(ctx, func(r store.Reader) error {
-		if rec, err = load(r, h.id); err != nil {
+		if rec, err = h.s.load(r, h.id); err != nil {
 			return err
 		}
 		if rec.Deleted != nil {

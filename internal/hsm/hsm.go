@@ -174,7 +174,7 @@ func (s *Service) Create(ctx context.Context, spec Spec) (info Info, created boo
 	err = s.cfg.Store.Update(ctx, func(w store.Writer) error {
 		now := s.cfg.Now().UTC()
 		if id, taken := idOf(w, spec.Name); taken {
-			rec, err := load(w, id)
+			rec, err := s.load(w, id)
 			if err != nil {
 				return err
 			}
@@ -188,11 +188,11 @@ func (s *Service) Create(ctx context.Context, spec Spec) (info Info, created boo
 			rec.Tags, rec.NetworkACLs = spec.Tags, spec.NetworkACLs
 			rec.PurgeProtect = rec.PurgeProtect || spec.PurgeProtection // on, and never off again
 			info = rec.info()
-			return save(w, rec, now)
+			return s.save(w, rec, now)
 		}
 		count, taken := 0, map[int]bool{}
 		for _, other := range w.Scan("hsm-name/", "") {
-			rec, err := load(w, string(other))
+			rec, err := s.load(w, string(other))
 			if err != nil {
 				return err
 			}
@@ -221,7 +221,7 @@ func (s *Service) Create(ctx context.Context, spec Spec) (info Info, created boo
 			return err
 		}
 		w.Put(nameKey(rec.Name), []byte(rec.ID))
-		if err := save(w, rec, now); err != nil {
+		if err := s.save(w, rec, now); err != nil {
 			return err
 		}
 		info, created = rec.info(), true
@@ -251,7 +251,7 @@ func (s *Service) GetDeleted(ctx context.Context, name string) (Info, error) {
 
 func (s *Service) find(ctx context.Context, name string, deleted bool) (info Info, err error) {
 	err = s.cfg.Store.View(ctx, func(r store.Reader) error {
-		rec, err := byName(r, name, deleted)
+		rec, err := s.byName(r, name, deleted)
 		if err == nil {
 			info = rec.info()
 		}
@@ -260,7 +260,7 @@ func (s *Service) find(ctx context.Context, name string, deleted bool) (info Inf
 	return info, store.Failure(err)
 }
 
-func byName(r store.Reader, name string, deleted bool) (*record, error) {
+func (s *Service) byName(r store.Reader, name string, deleted bool) (*record, error) {
 	missing := failure.Coded(failure.NotFound, "ResourceNotFound", "there is no HSM of that name here; `hsm list` shows those there are")
 	if deleted {
 		missing = failure.Coded(failure.NotFound, "DeletedVaultNotFound", "there is no deleted HSM of that name here")
@@ -269,9 +269,12 @@ func byName(r store.Reader, name string, deleted bool) (*record, error) {
 	if !ok {
 		return nil, missing
 	}
-	rec, err := load(r, id)
+	rec, err := s.load(r, id)
 	if err != nil {
 		return nil, err
+	}
+	if !strings.EqualFold(rec.Name, name) {
+		return nil, failure.New(failure.Tampered, "the index of HSM names leads from %s to another HSM; restore the database from a copy", name)
 	}
 	if (rec.Deleted != nil) != deleted {
 		return nil, missing
@@ -283,7 +286,7 @@ func byName(r store.Reader, name string, deleted bool) (*record, error) {
 func (s *Service) List(ctx context.Context, deleted bool) (list []Info, err error) {
 	err = s.cfg.Store.View(ctx, func(r store.Reader) error {
 		for _, id := range r.Scan("hsm-name/", "") {
-			rec, err := load(r, string(id))
+			rec, err := s.load(r, string(id))
 			if err != nil {
 				return err
 			}
@@ -300,14 +303,14 @@ func (s *Service) List(ctx context.Context, deleted bool) (list []Info, err erro
 // is recovered; its domain and keys stay as they are.
 func (s *Service) Delete(ctx context.Context, name string) (info Info, err error) {
 	err = s.cfg.Store.Update(ctx, func(w store.Writer) error {
-		rec, err := byName(w, name, false)
+		rec, err := s.byName(w, name, false)
 		if err != nil {
 			return err
 		}
 		now := s.cfg.Now().UTC()
 		rec.Deleted = &deletion{At: now, Purge: now.AddDate(0, 0, rec.Retention)}
 		info = rec.info()
-		return save(w, rec, now)
+		return s.save(w, rec, now)
 	})
 	if err == nil {
 		s.cfg.Log.WarnContext(ctx, "hsm deleted", "hsm", info.Name, "id", info.ID, "purge", info.PurgeAt)
@@ -318,13 +321,13 @@ func (s *Service) Delete(ctx context.Context, name string) (info Info, err error
 // Recover brings a deleted HSM back as it was.
 func (s *Service) Recover(ctx context.Context, name string) (info Info, err error) {
 	err = s.cfg.Store.Update(ctx, func(w store.Writer) error {
-		rec, err := byName(w, name, true)
+		rec, err := s.byName(w, name, true)
 		if err != nil {
 			return err
 		}
 		rec.Deleted = nil
 		info = rec.info()
-		return save(w, rec, s.cfg.Now().UTC())
+		return s.save(w, rec, s.cfg.Now().UTC())
 	})
 	if err == nil {
 		s.cfg.Log.InfoContext(ctx, "hsm recovered from deletion", "hsm", info.Name, "id", info.ID)
@@ -336,7 +339,7 @@ func (s *Service) Recover(ctx context.Context, name string) (info Info, err erro
 // and backups, can bring the keys back, on another HSM.
 func (s *Service) Purge(ctx context.Context, name string) (info Info, err error) {
 	err = s.cfg.Store.Update(ctx, func(w store.Writer) error {
-		rec, err := byName(w, name, true)
+		rec, err := s.byName(w, name, true)
 		if err != nil {
 			return err
 		}
@@ -383,7 +386,7 @@ func (h *HSM) Keys(ctx context.Context) (*keys.Keys, error) {
 	}
 	var rec *record
 	err := h.s.cfg.Store.View(ctx, func(r store.Reader) (err error) {
-		rec, err = load(r, h.id)
+		rec, err = h.s.load(r, h.id)
 		return err
 	})
 	if err != nil {
@@ -405,7 +408,7 @@ func (h *HSM) Keys(ctx context.Context) (*keys.Keys, error) {
 func (s *Service) domainID(id string) string {
 	var domain string
 	_ = s.cfg.Store.View(context.Background(), func(r store.Reader) error {
-		if rec, err := load(r, id); err == nil && rec.Domain != nil {
+		if rec, err := s.load(r, id); err == nil && rec.Domain != nil {
 			domain = rec.Domain.ID
 		}
 		return nil
@@ -429,7 +432,7 @@ func (s *Service) engine(id string) (engine.Engine, error) {
 	}
 	var rec *record
 	err := s.cfg.Store.View(context.Background(), func(r store.Reader) (err error) {
-		rec, err = load(r, id)
+		rec, err = s.load(r, id)
 		return err
 	})
 	if err != nil {
@@ -489,7 +492,7 @@ func (s *Service) changed(changedKeys []string) {
 func (s *Service) refresh(id string) {
 	var rec *record
 	err := s.cfg.Store.View(context.Background(), func(r store.Reader) (err error) {
-		rec, err = load(r, id)
+		rec, err = s.load(r, id)
 		return err
 	})
 	s.mu.Lock()

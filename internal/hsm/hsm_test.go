@@ -707,14 +707,25 @@ func TestTamperedRecordsAreRefused(t *testing.T) {
 			w.restart()
 			err := w.store.Update(t.Context(), func(tx store.Writer) error {
 				var a, b map[string]any
-				rawA, _ := tx.Get("hsm/" + idA + "/record")
-				rawB, _ := tx.Get("hsm/" + idB + "/record")
-				if err := errors.Join(json.Unmarshal(rawA, &a), json.Unmarshal(rawB, &b)); err != nil {
+				// Whoever can do this has the seal: the checks inside the record stand on their own.
+				read := func(id string, v *map[string]any) error {
+					sealed, _ := tx.Get("hsm/" + id + "/record")
+					plain, err := w.seal.Unwrap(sealed, "hsm/"+id+"/record")
+					if err != nil {
+						return err
+					}
+					return json.Unmarshal(plain.Reveal(), v)
+				}
+				if err := errors.Join(read(idA, &a), read(idB, &b)); err != nil {
 					return err
 				}
 				change(a, b)
 				out, err := json.Marshal(a)
-				tx.Put("hsm/"+idA+"/record", out)
+				if err != nil {
+					return err
+				}
+				sealed, err := w.seal.Wrap(secret.Take(out), "hsm/"+idA+"/record")
+				tx.Put("hsm/"+idA+"/record", sealed)
 				return err
 			})
 			if err != nil {
@@ -732,6 +743,49 @@ func TestTamperedRecordsAreRefused(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Without the seal, a writer to the database cannot make anything of a record: every byte of it is authenticated, and it
+// opens under its own key only. Names in the index cannot be led astray either.
+func TestRecordsOpenOnlyWhole(t *testing.T) {
+	w := newWorld(t, "alpha", "beta")
+	for _, n := range []string{"alpha", "beta"} {
+		if _, err := w.open(n).Download(t.Context(), admin, certificates(3), 2); err != nil {
+			t.Fatal(err)
+		}
+	}
+	keyA, keyB := "hsm/"+w.info("alpha").ID+"/record", "hsm/"+w.info("beta").ID+"/record"
+	put := func(key string, value []byte) {
+		t.Helper()
+		if err := w.store.Update(t.Context(), func(tx store.Writer) error { tx.Put(key, value); return nil }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	get := func(key string) (value []byte) {
+		_ = w.store.View(t.Context(), func(r store.Reader) error { value, _ = r.Get(key); return nil })
+		return value
+	}
+	refused := func(what string) {
+		t.Helper()
+		if _, err := w.service.Get(t.Context(), "alpha"); !errors.Is(err, failure.Tampered) {
+			t.Fatalf("%s: got %v, want tampered", what, err)
+		}
+	}
+	good, other := get(keyA), get(keyB)
+	for i := range good {
+		bad := bytes.Clone(good)
+		bad[i] ^= 0x20
+		put(keyA, bad)
+		refused(fmt.Sprintf("byte %d turned", i))
+	}
+	for name, value := range map[string][]byte{"cut": good[:len(good)-1], "empty": {}, "plain JSON": []byte(`{"v":1}`), "another HSM's": other} {
+		put(keyA, value)
+		refused(name)
+	}
+	put(keyA, good)
+	index := get("hsm-name/beta")
+	put("hsm-name/alpha", index)
+	refused("an index that leads to another HSM")
 }
 
 // Random walks over two HSMs never leave the picture of the state machine, and domains meet only by transfer.

@@ -7,6 +7,7 @@ import (
 
 	"strongroom/internal/failure"
 	"strongroom/internal/store"
+	"strongroom/secret"
 )
 
 // State is where an HSM is on its way to being usable (design: the state machine).
@@ -27,8 +28,11 @@ const recordVersion = 1
 // record is everything that one HSM is, apart from its keys and roles. It is one record on purpose: every step
 // of the state machine is one put, so a crash leaves the state before or the state after.
 //
-//	hsm/<id>/record     this, as JSON
+//	hsm/<id>/record     seal.Wrap of this as JSON, bound to that key
 //	hsm-name/<lower>    the id, so that a name is taken once, whatever its spelling
+//
+// The whole record is sealed, although only parts of it are secret: a writer to the database who lacks the seal
+// can then drop a record or put an older one back, and nothing else.
 type record struct {
 	V    int    `json:"v"`
 	ID   string `json:"id"`   // UUID; never changes, never reused
@@ -105,13 +109,17 @@ func exchangeContext(r *record) string {
 
 // load reads and checks a record. A record under another HSM's key, of an unknown version or in a state that
 // its parts do not fit is refused: nothing in here is guessed.
-func load(r store.Reader, id string) (*record, error) {
-	raw, ok := r.Get(recordKey(id))
+func (s *Service) load(r store.Reader, id string) (*record, error) {
+	sealed, ok := r.Get(recordKey(id))
 	if !ok {
 		return nil, failure.Coded(failure.NotFound, "ManagedHsmNotFound", "no such HSM")
 	}
+	plain, err := s.cfg.Seal.Unwrap(sealed, recordKey(id))
+	if err != nil {
+		return nil, failure.Wrap(failure.Tampered, err, "the record of HSM %s was changed, moved, or sealed by another seal; restore the database from a copy", id)
+	}
 	var rec record
-	if err := json.Unmarshal(raw, &rec); err != nil {
+	if err := json.Unmarshal(plain.Reveal(), &rec); err != nil {
 		return nil, failure.Wrap(failure.Tampered, err, "the record of HSM %s cannot be read; restore the database from a copy", id)
 	}
 	if rec.V != recordVersion {
@@ -135,13 +143,17 @@ func load(r store.Reader, id string) (*record, error) {
 }
 
 // save writes a record; the caller is inside an update and has just loaded it there.
-func save(w store.Writer, rec *record, now time.Time) error {
+func (s *Service) save(w store.Writer, rec *record, now time.Time) error {
 	rec.V, rec.Updated = recordVersion, now
 	raw, err := json.Marshal(rec)
 	if err != nil {
 		return failure.Wrap(failure.Internal, err, "the HSM's record cannot be written")
 	}
-	w.Put(recordKey(rec.ID), raw)
+	sealed, err := s.cfg.Seal.Wrap(secret.Take(raw), recordKey(rec.ID))
+	if err != nil {
+		return failure.Wrap(failure.Internal, err, "the HSM's record cannot be sealed")
+	}
+	w.Put(recordKey(rec.ID), sealed)
 	return nil
 }
 
