@@ -3,7 +3,7 @@ GO      ?= go
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 FUZZTIME ?= 20s
 
-.PHONY: build run test lint fmt-check bench fuzz install-test-tools clean
+.PHONY: build run test lint fmt-check bench fuzz soak install-test-tools clean
 
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w -X strongroom/internal/cli.release=$(VERSION)" -o bin/strongroom ./cmd/strongroom
@@ -31,6 +31,11 @@ lint:
 bench: build
 	$(GO) test -run '^$$' -bench . -benchmem ./shamir ./securitydomain ./internal/store/bolt
 	$(GO) test -run '^$$' -bench . -benchtime 1x ./test/bench
+
+# Random kills and power cuts, for a night: SOAK rounds of each (default 2000).
+SOAK ?= 2000
+soak: install-test-tools
+	STRONGROOM_SOAK=$(SOAK) $(GO) test -count=1 -v -timeout 24h -run Random ./test/crash
 
 # Every fuzz target of the tree, FUZZTIME each.
 fuzz:
