@@ -101,4 +101,3 @@ func (i *Issuer) base(host string) string {
 	}
 	return i.cfg.BaseURLs[0]
 }
-
