@@ -1,15 +1,16 @@
 // Package access decides who may do what on one HSM: it verifies bearer tokens and evaluates local RBAC. It
-// knows callers, data actions and scopes; it does not know HTTP.
+// knows callers, data actions and scopes. It serves no HTTP; it only reads the public keys of external issuers
+// over it.
 package access
 
 // Caller is who makes a call, as a verified token says. The zero value is nobody and may do nothing.
 type Caller struct {
-	ObjectID string   // the principal: claim oid, else sub
+	ObjectID string   // the principal: the issuer's prefix, and claim oid, else sub
 	AppID    string   // claim appid or azp
 	Tenant   string   // claim tid
 	Issuer   string   // claim iss
 	Name     string   // for people: claim name or app display name; never used in a decision
-	Groups   []string // object IDs of groups
+	Groups   []string // object IDs of groups, with the issuer's prefix
 }
 
 // Action is a data action, without the prefix "Microsoft.KeyVault/managedHsm": "/keys/sign/action".

@@ -54,7 +54,7 @@ func PutInitialAdministrators(w store.Writer, s seal.Seal, hsmID string, objectI
 }
 
 func putAssignment(w store.Writer, s seal.Seal, hsmID string, a Assignment) error {
-	if !isGUID(a.Name) || a.PrincipalID == "" || len(a.PrincipalID) > maxName || !isGUID(a.RoleDefinitionID) || !ValidScope(a.Scope) {
+	if !isGUID(a.Name) || a.PrincipalID == "" || len(a.PrincipalID) > maxPrincipal || !isGUID(a.RoleDefinitionID) || !ValidScope(a.Scope) {
 		return failure.New(failure.BadParameter, "the role assignment is not complete: it needs a GUID, a principal, a role and a scope of the form /, /keys or /keys/{name}")
 	}
 	text, err := json.Marshal(assignmentRecord{V: assignmentVersion, Principal: a.PrincipalID, Role: lowerASCII(a.RoleDefinitionID), Scope: a.Scope})

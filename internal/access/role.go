@@ -79,7 +79,7 @@ func (r Role) grants(a Action) bool {
 // Assignment gives a principal a role at a scope.
 type Assignment struct {
 	Name             string // GUID
-	PrincipalID      string // object ID of a user, group, service principal or managed identity
+	PrincipalID      string // object ID of a user, group, service principal or managed identity, with its issuer's prefix
 	RoleDefinitionID string // GUID of the role
 	Scope            string // "/", "/keys" or "/keys/{name}"
 }
@@ -95,7 +95,8 @@ type Decision struct {
 //
 // A scope is ScopeRoot or ScopeKeys for what concerns the whole HSM, ScopeKey(name) for one key. An assignment
 // at "/" or "/keys" covers the whole HSM, one at "/keys/{name}" that key only. Key names and GUIDs are compared
-// without regard to the case of ASCII letters; other principal names exactly (a claim sub is case-sensitive).
+// without regard to the case of ASCII letters; other principal names, and the prefixes of issuers, exactly (a claim
+// sub is case-sensitive).
 func Decide(roles []Role, assignments []Assignment, caller Caller, action Action, scope string) Decision {
 	if caller.ObjectID == "" || action == "" || !ValidScope(scope) {
 		return Decision{}
@@ -144,10 +145,15 @@ func isPrincipal(id string, c Caller) bool {
 	return sameID(id, c.ObjectID) || slices.ContainsFunc(c.Groups, func(g string) bool { return sameID(id, g) })
 }
 
-// sameID compares two identifiers: GUIDs without regard to case, everything else exactly.
+// sameID compares two identifiers: GUIDs, also behind one and the same issuer prefix, without regard to case,
+// everything else exactly.
 func sameID(a, b string) bool {
 	if a == b {
 		return true
+	}
+	prefix, guid, _ := strings.Cut(a, ":")
+	if rest, ok := strings.CutPrefix(b, prefix+":"); ok && strings.Contains(a, ":") {
+		a, b = guid, rest
 	}
 	return isGUID(a) && isGUID(b) && lowerASCII(a) == lowerASCII(b)
 }

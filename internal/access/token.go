@@ -32,64 +32,47 @@ var objectLimits = strictjson.Limits{Bytes: MaxToken, Depth: 8, Elements: 256, V
 // Skew is how far the clocks of issuer and server may differ.
 const Skew = 60 * time.Second
 
-// asymmetric are the algorithms that an issuer may be configured with. "none" and the HMAC family are not among
-// them on purpose: with those, whoever knows the public key, or nothing, could sign.
-var asymmetric = []string{
-	oidc.RS256, oidc.RS384, oidc.RS512, oidc.PS256, oidc.PS384, oidc.PS512, oidc.ES256, oidc.ES384, oidc.ES512, oidc.EdDSA,
-}
-
 // followed are header members that bring or point to a key, or change what the signature covers. A verifier that
 // honours one of the first four takes keys from the attacker (RFC 8725 section 3.5), so a token that has one is
 // refused whole.
 var followed = []string{"jku", "jwk", "x5u", "x5c", "crit", "b64", "zip"}
 
-// Issuer is somebody whose tokens are believed.
-type Issuer struct {
-	URL        string      // the exact claim iss
-	Keys       oidc.KeySet // its public keys; never those of another issuer
-	Algorithms []string    // asymmetric JWA names, at least one
-}
-
 // Verifier verifies bearer tokens of a fixed set of issuers. Safe for concurrent use.
 type Verifier struct {
-	issuers map[string]issuer
+	issuers map[string]Issuer // by URL
 	now     func() time.Time
 }
 
-type issuer struct {
-	algorithms []string
-	verifier   *oidc.IDTokenVerifier
-}
-
-// NewVerifier returns a verifier for the issuers. It refuses an issuer without keys or algorithms, one with a
-// symmetric or unknown algorithm, and the same URL twice: these are mistakes in the configuration.
+// NewVerifier returns a verifier for the issuers. It refuses what is a mistake in the configuration: an issuer
+// without keys or algorithms, a symmetric or unknown algorithm, the same URL twice, a malformed prefix, and one
+// prefix for two issuers. Issuers that share one key set (the same instance) are one issuer under several URLs,
+// and may share a prefix.
 func NewVerifier(issuers []Issuer, now func() time.Time) (*Verifier, error) {
-	v := &Verifier{issuers: map[string]issuer{}, now: now}
+	v := &Verifier{issuers: map[string]Issuer{}, now: now}
 	for _, i := range issuers {
 		switch {
 		case i.URL == "":
 			return nil, errors.New("access: an issuer has no URL")
 		case i.Keys == nil:
 			return nil, fmt.Errorf("access: issuer %s has no keys", i.URL)
-		case len(i.Algorithms) == 0:
-			return nil, fmt.Errorf("access: issuer %s has no algorithms", i.URL)
 		}
-		for _, a := range i.Algorithms {
-			if !slices.Contains(asymmetric, a) {
-				return nil, fmt.Errorf("access: issuer %s: algorithm %s is not one of %s", i.URL, a, strings.Join(asymmetric, ", "))
-			}
+		if err := checkAlgorithms(i.URL, i.Algorithms); err != nil {
+			return nil, err
+		}
+		if err := checkPrefix(i.URL, i.Prefix); err != nil {
+			return nil, err
 		}
 		if _, twice := v.issuers[i.URL]; twice {
 			return nil, fmt.Errorf("access: issuer %s is configured twice", i.URL)
 		}
-		algorithms := slices.Clone(i.Algorithms)
-		v.issuers[i.URL] = issuer{algorithms: algorithms, verifier: oidc.NewVerifier(i.URL, i.Keys, &oidc.Config{
-			SupportedSigningAlgs: algorithms,
-			SkipClientIDCheck:    true, // audiences are compared below, as URLs
-			// go-oidc knows no leeway on exp; a clock set back by the skew gives it one. Its leeway of five minutes on
-			// nbf is wider than ours, which is checked below.
-			Now: func() time.Time { return now().Add(-Skew) },
-		})}
+		for _, other := range v.issuers {
+			if other.Prefix == i.Prefix && !sameKeySet(other.Keys, i.Keys) {
+				return nil, fmt.Errorf("access: issuers %s and %s both have the prefix %q, so each could name the other's principals; give one of them a prefix of its own",
+					min(other.URL, i.URL), max(other.URL, i.URL), i.Prefix)
+			}
+		}
+		i.Algorithms = slices.Clone(i.Algorithms)
+		v.issuers[i.URL] = i
 	}
 	return v, nil
 }
@@ -97,7 +80,8 @@ func NewVerifier(issuers []Issuer, now func() time.Time) (*Verifier, error) {
 // Verify returns who the bearer of a token is. It demands: at most [MaxToken] bytes in three segments; the
 // signature of a configured issuer, with a key and an algorithm of that issuer; iss, aud, exp and nbf present;
 // one of audiences in aud; and the time between nbf and exp, give or take [Skew]. Audiences are compared as URLs: case of the
-// host, port 443 and one trailing slash make no difference. Every refusal is failure.Unauthorized.
+// host, port 443 and one trailing slash make no difference. Every refusal is failure.Unauthorized; a token that
+// cannot be judged now, because its issuer's keys cannot be read, is failure.Unavailable.
 func (v *Verifier) Verify(ctx context.Context, raw string, audiences []string) (Caller, error) {
 	header, unverified, err := split(raw)
 	if err != nil {
@@ -111,11 +95,14 @@ func (v *Verifier) Verify(ctx context.Context, raw string, audiences []string) (
 	if !known {
 		return Caller{}, refuse("the token is from an issuer that this server does not know; sign in at the authority that the challenge names")
 	}
-	if err := checkHeader(header, from.algorithms); err != nil {
+	if err := checkHeader(header, from.Algorithms); err != nil {
 		return Caller{}, err
 	}
-	token, err := from.verifier.Verify(ctx, raw)
+	token, err := v.verifySignature(ctx, from, raw)
 	if err != nil {
+		if errors.Is(err, failure.Unavailable) {
+			return Caller{}, err
+		}
 		if _, expired := errors.AsType[*oidc.TokenExpiredError](err); expired {
 			return Caller{}, refuse("the token has expired; sign in again")
 		}
@@ -130,13 +117,41 @@ func (v *Verifier) Verify(ctx context.Context, raw string, audiences []string) (
 	if err != nil {
 		return Caller{}, err
 	}
-	return v.judge(claims, url, audiences)
+	return v.judge(claims, from, audiences)
+}
+
+// verifySignature has go-oidc check signature, iss and exp. go-oidc passes on only the text of a key set's error,
+// and this package does not decide by texts, so the error is noted on its way.
+func (v *Verifier) verifySignature(ctx context.Context, from Issuer, raw string) (*oidc.IDToken, error) {
+	keys := &notedKeys{KeySet: from.Keys}
+	token, err := oidc.NewVerifier(from.URL, keys, &oidc.Config{
+		SupportedSigningAlgs: from.Algorithms,
+		SkipClientIDCheck:    true, // audiences are compared in judge, as URLs
+		// go-oidc knows no leeway on exp; a clock set back by the skew gives it one. Its leeway of five minutes on
+		// nbf is wider than ours, which is checked in judge.
+		Now: func() time.Time { return v.now().Add(-Skew) },
+	}).Verify(ctx, raw)
+	if err != nil && errors.Is(keys.err, failure.Unavailable) {
+		return nil, keys.err
+	}
+	return token, err
+}
+
+// notedKeys remembers the error of the one verification that it is for.
+type notedKeys struct {
+	oidc.KeySet
+	err error
+}
+
+func (n *notedKeys) VerifySignature(ctx context.Context, jwt string) (payload []byte, err error) {
+	payload, n.err = n.KeySet.VerifySignature(ctx, jwt)
+	return payload, n.err
 }
 
 // judge checks the claims and turns them into a caller. go-oidc matches claim names without regard to case and
 // takes the last of two; here they are exact and unique, and both readings must hold.
-func (v *Verifier) judge(claims map[string]json.RawMessage, issuerURL string, audiences []string) (Caller, error) {
-	if iss, err := text(claims, "iss"); err != nil || iss != issuerURL {
+func (v *Verifier) judge(claims map[string]json.RawMessage, from Issuer, audiences []string) (Caller, error) {
+	if iss, err := text(claims, "iss"); err != nil || iss != from.URL {
 		return Caller{}, refuse("the token names two issuers")
 	}
 	now := v.now()
@@ -163,7 +178,7 @@ func (v *Verifier) judge(claims map[string]json.RawMessage, issuerURL string, au
 	}) {
 		return Caller{}, refuse("the token is for another resource; ask for a token for the resource that the challenge names")
 	}
-	c := Caller{Issuer: issuerURL}
+	c := Caller{Issuer: from.URL}
 	for _, claim := range []struct {
 		into  *string
 		names []string
@@ -186,10 +201,21 @@ func (v *Verifier) judge(claims map[string]json.RawMessage, issuerURL string, au
 	if c.ObjectID == "" {
 		return Caller{}, refuse("the token names no principal: it needs the claim oid or sub")
 	}
-	if _, present := claims["groups"]; present {
-		if c.Groups, err = textOrList(claims, "groups", maxGroups); err != nil {
+	if c.ObjectID, err = from.principal(c.ObjectID); err != nil {
+		return Caller{}, err
+	}
+	if _, present := claims["groups"]; !from.Groups || !present {
+		return c, nil
+	}
+	groups, err := textOrList(claims, "groups", maxGroups)
+	if err != nil {
+		return Caller{}, err
+	}
+	for _, g := range groups {
+		if g, err = from.principal(g); err != nil {
 			return Caller{}, err
 		}
+		c.Groups = append(c.Groups, g)
 	}
 	return c, nil
 }

@@ -78,8 +78,8 @@ func claims(changes map[string]any) []byte {
 func newVerifier(t testing.TB, keyA, keyB *ecdsa.PrivateKey) *Verifier {
 	t.Helper()
 	v, err := NewVerifier([]Issuer{
-		{URL: issuerA, Keys: &oidc.StaticKeySet{PublicKeys: []crypto.PublicKey{keyA.Public()}}, Algorithms: []string{"ES256"}},
-		{URL: issuerB, Keys: &oidc.StaticKeySet{PublicKeys: []crypto.PublicKey{keyB.Public()}}, Algorithms: []string{"ES256"}},
+		{URL: issuerA, Keys: &oidc.StaticKeySet{PublicKeys: []crypto.PublicKey{keyA.Public()}}, Algorithms: []string{"ES256"}, Groups: true},
+		{URL: issuerB, Keys: &oidc.StaticKeySet{PublicKeys: []crypto.PublicKey{keyB.Public()}}, Algorithms: []string{"ES256"}, Prefix: "b"},
 	}, clock)
 	if err != nil {
 		t.Fatal(err)

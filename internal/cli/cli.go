@@ -17,6 +17,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -107,6 +108,7 @@ Exit codes: 0 done; 1 failed, or a signature does not hold; 2 the command line i
 		a.serveCommand(), a.demoCommand(), a.custodianCommand(), a.domainCommand(), a.keyCommand(), a.hsmCommand(),
 		a.loginCommand(), a.versionCommand(), environmentHelp(),
 	)
+	addExamples(root)
 	return root
 }
 
@@ -138,7 +140,10 @@ func (a *app) verb(use, short, long string, args int, run func(cmd *cobra.Comman
 	return &cobra.Command{
 		Use: use, Short: short, Long: long,
 		Args: func(cmd *cobra.Command, given []string) error {
+			empty := slices.Index(given, "")
 			switch {
+			case empty >= 0 && empty < args: // "$NOTHING" in a script
+				return a.usage(cmd, fmt.Errorf("%s needs %s, and it is empty", cmd.CommandPath(), strings.Fields(cmd.Use)[1+empty]))
 			case len(given) < args:
 				return a.usage(cmd, fmt.Errorf("%s needs %s", cmd.CommandPath(), strings.Join(strings.Fields(cmd.Use)[1:1+args], " and ")))
 			case len(given) > args:
@@ -160,7 +165,7 @@ func (a *app) requireFlags(cmd *cobra.Command, names ...string) *cobra.Command {
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		var missing []string
 		for _, name := range names {
-			if !cmd.Flags().Changed(name) {
+			if f := cmd.Flags().Lookup(name); !f.Changed || f.Value.String() == "" { // --out "$NOWHERE" names nothing
 				missing = append(missing, "--"+name)
 			}
 		}
@@ -178,8 +183,12 @@ func (a *app) requireFlags(cmd *cobra.Command, names ...string) *cobra.Command {
 
 // usage is an error in the command line.
 func (a *app) usage(cmd *cobra.Command, err error) error {
-	return &problem{code: "usage", message: oneLine(err.Error()), next: cmd.CommandPath() + " --help", exit: exitUsage, cause: err}
+	text := numberError.ReplaceAllString(err.Error(), "a number is needed")
+	return &problem{code: "usage", message: oneLine(text), next: cmd.CommandPath() + " --help", exit: exitUsage, cause: err}
 }
+
+// numberError is how the flag parser says that a number is none.
+var numberError = regexp.MustCompile(`strconv\.Parse.*$`)
 
 func asksForJSON(args []string) bool {
 	for i, arg := range args {

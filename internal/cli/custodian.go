@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"os"
 	"path/filepath"
 	"time"
 
@@ -57,14 +56,14 @@ func (a *app) custodianNew(ctx context.Context, name string, bits int, passphras
 	}
 	keyFile, certFile := filepath.Join(out, name+".key"), filepath.Join(out, name+".cer")
 	for _, path := range []string{keyFile, certFile} {
-		if _, err := os.Lstat(path); err == nil && !force {
-			return existsProblem(path)
+		if err := checkReplaceable(path, force); err != nil {
+			return err
 		}
 	}
 	var passphrase secret.Bytes
 	switch {
 	case passphraseFile != "":
-		list, err := a.readPassphrases([]string{passphraseFile})
+		list, err := a.readPassphrases(ctx, []string{passphraseFile})
 		if err != nil {
 			return err
 		}
@@ -75,29 +74,46 @@ func (a *app) custodianNew(ctx context.Context, name string, bits int, passphras
 			return err
 		}
 	}
-	defer passphrase.Wipe()
 
-	keyPEM, certPEM, err := custodian.Generate(a.rand, name, bits, passphrase, a.now())
-	if err != nil {
-		return err
-	}
-	defer keyPEM.Wipe()
-	certs, err := custodian.ParseCertificates(certPEM)
-	if err != nil {
-		return err
-	}
+	// The folder before the key, which takes a while.
 	if err := durable.MkdirAll(out, 0o700); err != nil {
 		return fileProblem(err)
 	}
-	// The key first: a certificate without its key is a custodian who cannot act.
-	if err := writeFile(keyFile, keyPEM.Reveal(), secretFile, force); err != nil {
+	if err := checkFolder(out); err != nil {
 		return err
 	}
-	if err := writeFile(certFile, certPEM, publicFile, force); err != nil {
+	type pair struct {
+		key  secret.Bytes
+		cert []byte
+	}
+	made, err := unlessInterrupted(ctx, func() (p pair, err error) {
+		defer passphrase.Wipe() // here: after an interrupt this is still at work
+		p.key, p.cert, err = custodian.Generate(a.rand, name, bits, passphrase, a.now())
+		return p, err
+	})
+	if err != nil {
+		return err
+	}
+	defer made.key.Wipe()
+	certs, err := custodian.ParseCertificates(made.cert)
+	if err != nil {
+		return err
+	}
+	if err := ctx.Err(); err != nil { // somebody gave up while the key was made
+		return err
+	}
+	// The key first: a certificate without its key is a custodian who cannot act.
+	if err := writeFile(keyFile, made.key.Reveal(), secretFile, force); err != nil {
+		return err
+	}
+	if err := writeFile(certFile, made.cert, publicFile, force); err != nil {
 		if !force {
 			_ = durable.Remove(keyFile)
+			return err
 		}
-		return err
+		p := explain(err)
+		p.next = "run it again: " + keyFile + " is a new key, and its certificate is missing"
+		return p
 	}
 	if passphrase.IsZero() {
 		a.warn("%s is not encrypted: whoever has the file has the share", keyFile)

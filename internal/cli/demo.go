@@ -9,8 +9,10 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -36,6 +38,8 @@ type demo struct {
 	dir   string
 	env   map[string]string
 	steps []demoStep
+
+	unread error // why the story is not told any more
 }
 
 type demoStep struct {
@@ -50,6 +54,9 @@ func (a *app) demo(ctx context.Context, keep bool) (err error) {
 		return fileProblem(err)
 	}
 	d := &demo{app: a, dir: dir}
+	// Whoever pipes the story into head has seen enough before it is over; the folder is to go all the same.
+	signal.Ignore(syscall.SIGPIPE)
+	defer signal.Reset(syscall.SIGPIPE)
 	defer func() {
 		if keep {
 			a.say("the files are in %s", dir)
@@ -127,7 +134,7 @@ func (d *demo) serve(ctx context.Context) (stop func() error, err error) {
 
 // readEnv reads lines NAME=VALUE as a shell would; a value may stand in single quotes.
 func readEnv(path string) (map[string]string, error) {
-	data, err := readFile(path, 1<<20)
+	data, err := readFile(context.Background(), path, 1<<20)
 	if err != nil {
 		return nil, err
 	}
@@ -152,38 +159,38 @@ func (d *demo) play(ctx context.Context) error {
 	}
 	p := player{d: d, ctx: ctx}
 
-	d.tell("1. Three custodians make their keys. Each keeps the private one; the certificates are public.")
+	p.tell("1. Three custodians make their keys. Each keeps the private one; the certificates are public.")
 	p.run("custodian new ada --out keys")
 	p.run("custodian new grace --out keys")
 	p.run("custodian new alan --out keys")
 
-	d.tell("2. The HSM alpha is new and belongs to nobody. It is taken over: any two of the three shall open its domain.")
+	p.tell("2. The HSM alpha is new and belongs to nobody. It is taken over: any two of the three shall open its domain.")
 	p.run("domain status --url alpha")
 	p.run("domain download --url alpha --custodian keys/ada.cer --custodian keys/grace.cer --custodian keys/alan.cer --quorum 2 --out SD.json")
 
-	d.tell("3. It is in use: a key is made, signs a contract, and is backed up.")
+	p.tell("3. It is in use: a key is made, signs a contract, and is backed up.")
 	p.run("key create contracts --url alpha --kty EC")
 	p.run("key sign contracts --url alpha --file contract.txt --out contract.sig")
 	p.run("key verify contracts --url alpha --file contract.txt --signature contract.sig")
 	p.run("key backup contracts --url alpha --out contracts.backup")
 
-	d.tell("4. Alpha is lost, for good.")
+	p.tell("4. Alpha is lost, for good.")
 	p.run("hsm delete alpha --confirm alpha")
 	p.run("hsm purge alpha --confirm alpha")
 	p.fails("key show contracts --url alpha")
 
-	d.tell("5. Recovery. Beta, a new HSM, shows the certificate of an exchange key.")
+	p.tell("5. Recovery. Beta, a new HSM, shows the certificate of an exchange key.")
 	p.run("domain init-recovery --url beta --out exchange.cer")
-	d.tell("6. Offline, the custodians open the domain and encrypt it again to that key. One of them is not enough ...")
+	p.tell("6. Offline, the custodians open the domain and encrypt it again to that key. One of them is not enough ...")
 	p.fails("domain restore-blob --sd SD.json --exchange exchange.cer --key keys/grace.key --out transfer.json")
-	d.tell("   ... two are. Ada is on holiday.")
+	p.tell("   ... two are. Ada is on holiday.")
 	p.run("domain restore-blob --sd SD.json --exchange exchange.cer --key keys/grace.key --key keys/alan.key --out transfer.json")
-	d.tell("7. Beta takes over the domain, and with it whatever was made under it.")
+	p.tell("7. Beta takes over the domain, and with it whatever was made under it.")
 	p.run("domain upload --url beta --blob transfer.json")
 	p.run("key restore --url beta --file contracts.backup")
 	p.run("key verify contracts --url beta --file contract.txt --signature contract.sig")
 
-	d.tell("8. A third HSM, with a domain of its own, can do nothing with that backup.")
+	p.tell("8. A third HSM, with a domain of its own, can do nothing with that backup.")
 	p.run("hsm create gamma")
 	p.address("gamma")
 	p.run("domain download --url gamma --custodian keys/ada.cer --custodian keys/grace.cer --custodian keys/alan.cer --quorum 3 --out SD-gamma.json")
@@ -192,8 +199,21 @@ func (d *demo) play(ctx context.Context) error {
 }
 
 func (d *demo) tell(format string, args ...any) {
-	if d.app.format != formatJSON {
-		fmt.Fprintf(d.app.out, "\n%s\n", fmt.Sprintf(format, args...))
+	d.print("\n%s\n", fmt.Sprintf(format, args...))
+}
+
+// print prints for people, and remembers that nobody reads any more.
+func (d *demo) print(format string, args ...any) {
+	if d.app.format == formatJSON || d.unread != nil {
+		return
+	}
+	_, d.unread = fmt.Fprintf(d.app.out, format, args...)
+}
+
+// tell says what comes next, unless something has gone wrong.
+func (p *player) tell(text string) {
+	if p.err == nil {
+		p.d.tell("%s", text)
 	}
 }
 
@@ -211,19 +231,17 @@ func (p *player) expect(line string, want int) {
 	if p.err != nil {
 		return
 	}
-	show := p.d.app.format != formatJSON
-	if show {
-		fmt.Fprintf(p.d.app.out, "\n   $ strongroom %s\n", line)
-	}
+	p.d.print("\n   $ strongroom %s\n", line)
 	output, exit := p.d.command(p.ctx, line)
 	p.d.steps = append(p.d.steps, demoStep{"strongroom " + line, exit})
-	if show {
-		for text := range strings.Lines(output) {
-			fmt.Fprintf(p.d.app.out, "     %s\n", strings.TrimRight(text, "\n"))
-		}
+	for text := range strings.Lines(output) {
+		p.d.print("     %s\n", strings.TrimRight(text, "\n"))
 	}
 	if exit != want {
 		p.err = problemf("demo-failed", "run it with --keep and look at server.log in its folder", "the step %q ended with exit code %d in place of %d: %s", line, exit, want, oneLine(output))
+	}
+	if p.d.unread != nil {
+		p.err = fileProblem(p.d.unread)
 	}
 	if p.ctx.Err() != nil {
 		p.err = p.ctx.Err()

@@ -1,8 +1,12 @@
 package cli
 
 import (
+	"bytes"
 	"context"
+	"crypto/rsa"
+	"crypto/sha256"
 	"crypto/x509"
+	"encoding/base64"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -70,7 +74,7 @@ program included, can bring the HSM back.`, 0,
 func (a *app) domainDownload(cmd *cobra.Command, files []string, quorum int, out string, force bool) error {
 	var certs []*x509.Certificate
 	for _, file := range files {
-		cert, err := readCertificate(file)
+		cert, err := readCertificate(cmd.Context(), file)
 		if err != nil {
 			return err
 		}
@@ -83,7 +87,7 @@ func (a *app) domainDownload(cmd *cobra.Command, files []string, quorum int, out
 	for _, w := range warnings {
 		a.warn("%s", w.Message)
 	}
-	if err := checkTarget(out, force); err != nil {
+	if err := checkTarget(out, force, files...); err != nil {
 		return err
 	}
 	hsm, err := a.hsm(cmd)
@@ -91,12 +95,21 @@ func (a *app) domainDownload(cmd *cobra.Command, files []string, quorum int, out
 		return err
 	}
 	got, err := hsm.DownloadDomain(cmd.Context(), certs, quorum)
+	if err != nil && cmd.Context().Err() != nil {
+		return &problem{
+			code: "interrupted", message: "interrupted; no SD file was written, and the HSM may have made its domain all the same",
+			next: "run it again: the domain stays the same", cause: err,
+		}
+	}
 	if err != nil {
 		return err
 	}
 	// First the file, then everything else: from here on it is what the HSM's life hangs on.
 	if err := writeFile(out, got.File, secretFile, force); err != nil {
-		return err
+		p := explain(err)
+		p.message += "; the HSM is activated, and there is no SD file yet"
+		p.next = "run it again with a place that can be written to: the domain stays the same"
+		return p
 	}
 	a.say("the SD file is written to %s", out)
 	inspection, err := verifyDownload(got.File, certs, quorum)
@@ -112,7 +125,7 @@ func (a *app) domainDownload(cmd *cobra.Command, files []string, quorum int, out
 		a.warn("%s", w.Message)
 	}
 	if err := hsm.WaitDomain(cmd.Context(), client.Download); err != nil {
-		return &problem{code: "download-unfinished", message: "the SD file is written, and the HSM does not say that it is activated: " + err.Error(), next: "strongroom domain status", cause: err}
+		return &problem{code: "download-unfinished", message: "the SD file is written, and the HSM does not say that it is activated: " + explain(err).message, next: "strongroom domain status", cause: err}
 	}
 	result := struct {
 		File       string   `json:"file"`
@@ -228,6 +241,7 @@ where the custodians meet. Asking again gives the same one, until it was used or
 // opening are the flags of commands that open an SD file with custodians' keys.
 type opening struct {
 	sd          string
+	exchange    string // path of the exchange certificate; "" if the HSM is asked for it
 	keys        []string
 	passphrases []string
 }
@@ -239,23 +253,34 @@ func (o *opening) flags(cmd *cobra.Command) {
 	flags.StringArrayVar(&o.passphrases, "passphrase-file", nil, "file with a passphrase, tried on each encrypted key; may be given several times; without it the terminal asks")
 }
 
-// open opens the SD file and says whose shares were used.
-func (a *app) open(ctx context.Context, o opening) (*securitydomain.Opened, error) {
-	data, err := readFile(o.sd, maxDomainFile)
+// open opens the SD file and says whose shares were used. exchange is the certificate that the domain is going to be
+// encrypted to, nil if it is not known yet.
+func (a *app) open(ctx context.Context, o opening, exchange *x509.Certificate) (*securitydomain.Opened, error) {
+	data, err := readFile(ctx, o.sd, maxDomainFile)
 	if err != nil {
 		return nil, err
 	}
 	file, err := securitydomain.Parse(data)
 	if err != nil {
-		return nil, inFile(err, o.sd)
+		return nil, inFile(err, o.sd, data)
+	}
+	if exchange != nil {
+		if err := checkExchange(exchange, file.Inspect(), o.exchange); err != nil {
+			return nil, err
+		}
 	}
 	keys, err := a.readKeys(ctx, o.keys, o.passphrases)
 	if err != nil {
 		return nil, err
 	}
+	for _, key := range keys {
+		if public, ok := key.Decrypter.Public().(*rsa.PublicKey); ok && exchange != nil && public.Equal(exchange.PublicKey) {
+			return nil, exchangeProblem(o.exchange, key.Name)
+		}
+	}
 	opened, err := securitydomain.Open(file, keys)
 	if err != nil {
-		return nil, inFile(err, o.sd)
+		return nil, inFile(err, o.sd, nil)
 	}
 	for _, w := range opened.Warnings {
 		a.warn("%s", w.Message)
@@ -263,11 +288,37 @@ func (a *app) open(ctx context.Context, o opening) (*securitydomain.Opened, erro
 	return opened, nil
 }
 
-// inFile names the file that an error is about.
-func inFile(err error, path string) error {
+// checkExchange refuses the certificate of a custodian where that of an exchange key belongs: whoever has its key
+// could open the transfer file alone, and a quorum would be no more.
+func checkExchange(exchange *x509.Certificate, in securitydomain.Inspection, path string) error {
+	thumbprint, spki := securitydomain.Thumbprint(exchange), sha256.Sum256(exchange.RawSubjectPublicKeyInfo)
+	for _, c := range in.Custodians {
+		if c.X5T256 == thumbprint || c.SPKI256 == base64.RawURLEncoding.EncodeToString(spki[:]) {
+			return exchangeProblem(path, first(c.Label, exchange.Subject.CommonName, "a custodian"))
+		}
+	}
+	return nil
+}
+
+func exchangeProblem(path, whose string) error {
+	return problemf("wrong-exchange-key", "give the certificate that domain init-recovery wrote",
+		"%s is for the key of %s, a custodian, who could open the transfer file alone; nothing was written", path, whose)
+}
+
+// inFile names the file that an error is about, and says what else it seems to be. data may be nil.
+func inFile(err error, path string, data []byte) error {
 	p := explain(err)
 	p.message = path + ": " + p.message
 	p.next = strings.ReplaceAll(p.next, "SD.json", path)
+	if p.next == "" && data != nil {
+		p.next = "an SD file is the JSON that domain download wrote, a transfer file the JSON that domain restore-blob wrote"
+		switch {
+		case len(bytes.TrimSpace(data)) == 0:
+			p.next = "the file is empty: take another copy"
+		case bytes.Contains(data, []byte("-----BEGIN ")):
+			p.next = "it is a key or a certificate; " + p.next
+		}
+	}
 	return p
 }
 
@@ -279,9 +330,9 @@ func wipe(items []securitydomain.Item) {
 
 func (a *app) domainRestoreBlobCommand() *cobra.Command {
 	var (
-		o             opening
-		exchange, out string
-		force         bool
+		o     opening
+		out   string
+		force bool
 	)
 	cmd := a.verb("restore-blob", "Make the transfer file (offline)", `Opens the SD file with the keys of a quorum of custodians and encrypts it again to the exchange key of the HSM that
 is being recovered. Nothing in the clear is written, and nothing is sent: run it on a machine without a network, and
@@ -289,20 +340,23 @@ carry SD file and exchange certificate in, and the transfer file out.
 
 A key finds its share by itself; its certificate beside it (same name, .cer) is not needed.`, 0,
 		func(cmd *cobra.Command, _ []string) error {
-			if err := checkTarget(out, force); err != nil {
+			if err := checkTarget(out, force, append(append(append([]string{o.sd, o.exchange}, o.keys...), certificatesBeside(o.keys)...), o.passphrases...)...); err != nil {
 				return err
 			}
-			cert, err := readCertificate(exchange)
+			cert, err := readCertificate(cmd.Context(), o.exchange)
 			if err != nil {
 				return err
 			}
-			opened, err := a.open(cmd.Context(), o)
+			opened, err := a.open(cmd.Context(), o, cert)
 			if err != nil {
 				return err
 			}
 			defer wipe(opened.Items)
 			blob, err := securitydomain.MakeTransfer(a.rand, opened.Items, cert)
 			if err != nil {
+				return err
+			}
+			if err := cmd.Context().Err(); err != nil {
 				return err
 			}
 			if err := writeFile(out, blob, secretFile, force); err != nil {
@@ -332,7 +386,7 @@ A key finds its share by itself; its certificate beside it (same name, .cer) is 
 			})
 		})
 	o.flags(cmd)
-	cmd.Flags().StringVar(&exchange, "exchange", "", "exchange certificate of the HSM that is being recovered")
+	cmd.Flags().StringVar(&o.exchange, "exchange", "", "exchange certificate of the HSM that is being recovered")
 	cmd.Flags().StringVar(&out, "out", "", "transfer file to write")
 	cmd.Flags().BoolVar(&force, "force", false, "replace the file if it exists")
 	return a.requireFlags(cmd, "sd", "exchange", "key", "out")
@@ -362,6 +416,8 @@ on a machine with a network, does it all in one go: --sd and --key make the tran
 			switch {
 			case blob != "" && (flags.Changed("sd") || flags.Changed("key")):
 				return a.usage(cmd, errors.New("give --blob, or --sd and --key, not both"))
+			case blob != "" && flags.Changed("passphrase-file"):
+				return a.usage(cmd, errors.New("--passphrase-file is for --key; a transfer file has no passphrase"))
 			case blob == "" && (!flags.Changed("sd") || !flags.Changed("key")):
 				return a.usage(cmd, errors.New("give --blob, or --sd and --key"))
 			}
@@ -380,14 +436,14 @@ func (a *app) domainUpload(cmd *cobra.Command, o opening, blob string) error {
 	var transfer []byte
 	if blob != "" {
 		// Parsed here first: a wrong file is told at once, and in the words of whoever holds it.
-		if transfer, err = readFile(blob, maxDomainFile); err != nil {
+		if transfer, err = readFile(cmd.Context(), blob, maxDomainFile); err != nil {
 			return err
 		}
 		if _, err := securitydomain.ParseTransfer(transfer); err != nil {
-			return inFile(err, blob)
+			return inFile(err, blob, transfer)
 		}
 	} else {
-		opened, err := a.open(cmd.Context(), o)
+		opened, err := a.open(cmd.Context(), o, nil)
 		if err != nil {
 			return err
 		}
@@ -404,7 +460,7 @@ func (a *app) domainUpload(cmd *cobra.Command, o opening, blob string) error {
 		return err
 	}
 	if err := hsm.WaitDomain(cmd.Context(), client.Upload); err != nil {
-		return &problem{code: "upload-unfinished", message: "the HSM has taken the transfer file, and does not say that it is activated: " + err.Error(), next: "strongroom domain status", cause: err}
+		return &problem{code: "upload-unfinished", message: "the HSM has taken the transfer file, and does not say that it is activated: " + explain(err).message, next: "strongroom domain status", cause: err}
 	}
 	result := struct {
 		HSM      string   `json:"hsm_url"`
@@ -507,23 +563,25 @@ func (a *app) domainInspectCommand() *cobra.Command {
 	var certificates []string
 	cmd := a.verb("inspect SD-FILE", "Show what an SD file says, and what it does not (offline)", `Reads an SD file, from Strongroom or from Azure, and shows the quorum, the custodians, what is inside and what
 cannot be known from it. No key is needed and nothing is sent. A transfer file is recognised, too.`, 1,
-		func(cmd *cobra.Command, args []string) error { return a.domainInspect(args[0], certificates) })
+		func(cmd *cobra.Command, args []string) error {
+			return a.domainInspect(cmd.Context(), args[0], certificates)
+		})
 	cmd.Flags().StringArrayVar(&certificates, "custodian", nil, "certificate to find among the custodians; may be given several times")
 	cmd.ValidArgsFunction = nil // files
 	return cmd
 }
 
-func (a *app) domainInspect(path string, certificates []string) error {
+func (a *app) domainInspect(ctx context.Context, path string, certificates []string) error {
 	type known struct{ label, file string }
 	files := map[string]known{} // by thumbprint
 	for _, file := range certificates {
-		cert, err := readCertificate(file)
+		cert, err := readCertificate(ctx, file)
 		if err != nil {
 			return err
 		}
 		files[securitydomain.Thumbprint(cert)] = known{cert.Subject.CommonName, file}
 	}
-	data, err := readFile(path, maxDomainFile)
+	data, err := readFile(ctx, path, maxDomainFile)
 	if err != nil {
 		return err
 	}
@@ -532,7 +590,7 @@ func (a *app) domainInspect(path string, certificates []string) error {
 		if transfer, notTransfer := securitydomain.ParseTransfer(data); notTransfer == nil {
 			return a.showTransfer(path, transfer)
 		}
-		return inFile(err, path)
+		return inFile(err, path, data)
 	}
 	in := parsed.Inspect()
 	// What the file says, and beside it, kept apart, what the given certificates say.

@@ -2,5 +2,13 @@
 
 package cli
 
-// hide leaves it to term.ReadPassword to switch the echo off.
+import (
+	"os"
+
+	"golang.org/x/term"
+)
+
+// hide leaves it to readHidden to switch the echo off.
 func hide(int) {}
+
+func readHidden(f *os.File) ([]byte, error) { return term.ReadPassword(int(f.Fd())) }

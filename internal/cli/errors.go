@@ -87,6 +87,10 @@ func explain(err error) *problem {
 		p.code, p.message = "interrupted", "interrupted"
 	case errors.Is(err, client.ErrNoCredentials):
 		p.code, p.next = "no-credentials", "set STRONGROOM_AUTHORITY, _TENANT, _CLIENT_ID and _CLIENT_SECRET (a development server writes them to dev.env), or run: strongroom login"
+	case errors.Is(err, client.ErrNoIssuer):
+		p.code, p.next = "no-issuer", "check --authority and --tenant"
+	case errors.Is(err, client.ErrAddress):
+		p.code, p.next = "bad-address", "give the address as the server prints it when it is ready"
 	case errors.Is(err, client.ErrAnswer):
 		p.code, p.next = "bad-answer", "check that --url is the address of an HSM"
 	case errors.Is(err, fs.ErrPermission):
@@ -155,8 +159,10 @@ func domainNext(e *securitydomain.Error) string {
 // serverNext is what to do about a refusal whose message does not say it itself.
 func serverNext(e *client.Error) string {
 	switch {
-	case e.Status == 401 || e.Code == "invalid_client":
+	case e.Code == "invalid_client":
 		return "check the client ID and secret, or run: strongroom login"
+	case e.Status == 401:
+		return "check --url or --server, and the credentials; or sign in anew: strongroom login"
 	case e.Code == "HsmNotActivated":
 		return "take ownership with: strongroom domain download, or recover with: strongroom domain init-recovery"
 	case e.Code == "SecurityDomainMismatch":

@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
+	"fmt"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -26,6 +28,9 @@ const defaultGroup = "strongroom"
 // defaultLocation is the region that a server reports unless it is configured.
 const defaultLocation = "local"
 
+// segment is what can be asked for as part of a path; what exactly a name may be, the server says.
+var segment = regexp.MustCompile(`^[0-9A-Za-z._()-]{1,90}$`)
+
 // controlPlane is a server with the subscription that its HSMs are filed under.
 type controlPlane struct {
 	*client.Server
@@ -42,7 +47,7 @@ func (a *app) controlPlane(cmd *cobra.Command) (*controlPlane, error) {
 	if s.Server == "" {
 		return nil, problemf("no-server", "give --server https://HOST:PORT, or set STRONGROOM_SERVER or STRONGROOM_AUTHORITY", "it is not said which server is meant")
 	}
-	c, err := a.connect(s)
+	c, err := a.connect(cmd.Context(), s)
 	if err != nil {
 		return nil, err
 	}
@@ -127,6 +132,15 @@ func (a *app) hsmCreateCommand() *cobra.Command {
 	spec := client.CreateHSM{}
 	cmd := a.verb("create NAME", "Make an HSM", `Makes an HSM: provisioned, not activated. Its administrators are the only ones who may take ownership of it.`, 1,
 		func(cmd *cobra.Command, args []string) error {
+			if !keyName.MatchString(args[0]) { // the same letters; the server knows the rest of the rule
+				return a.usage(cmd, fmt.Errorf("%q is not the name of an HSM: it has 3 to 24 letters, digits and hyphens", args[0]))
+			}
+			if !segment.MatchString(spec.ResourceGroup) {
+				return a.usage(cmd, fmt.Errorf("--resource-group %q is not the name of a group", spec.ResourceGroup))
+			}
+			if spec.Retention < 7 || spec.Retention > 90 {
+				return a.usage(cmd, fmt.Errorf("--retention-days is 7 to 90, and not %d", spec.Retention))
+			}
 			p, err := a.controlPlane(cmd)
 			if err != nil {
 				return err

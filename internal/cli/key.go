@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"crypto"
 	_ "crypto/sha256" // the hashes of the algorithms below
 	_ "crypto/sha512"
@@ -8,6 +9,7 @@ import (
 	"io"
 	"net/url"
 	"os"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -80,6 +82,24 @@ func splitKid(kid string) (name, version string) {
 	return name, version
 }
 
+// keyName and keyVersion are what names and versions of keys are made of. Anything else cannot be asked for: a server
+// would see another path.
+var (
+	keyName    = regexp.MustCompile(`^[0-9A-Za-z-]{1,127}$`)
+	keyVersion = regexp.MustCompile(`^[0-9A-Za-z]{0,32}$`)
+)
+
+// checkKey refuses what can be no key's name or version; an empty version means the latest.
+func (a *app) checkKey(cmd *cobra.Command, name, version string) error {
+	if !keyName.MatchString(name) {
+		return a.usage(cmd, fmt.Errorf("%q is not the name of a key: it has 1 to 127 letters, digits and hyphens", name))
+	}
+	if !keyVersion.MatchString(version) {
+		return a.usage(cmd, fmt.Errorf("%q is not the version of a key: it has 32 letters and digits", version))
+	}
+	return nil
+}
+
 // kind is "RSA-HSM 3072" or "EC-HSM P-256".
 func (v keyView) kind() string {
 	if v.Curve != "" {
@@ -121,6 +141,9 @@ func (a *app) keyCreateCommand() *cobra.Command {
 	)
 	cmd := a.verb("create NAME", "Make a key", "Makes a key, or a new version of the key of that name.", 1,
 		func(cmd *cobra.Command, args []string) error {
+			if err := a.checkKey(cmd, args[0], ""); err != nil {
+				return err
+			}
 			request := api.CreateKeyRequest{Kty: strings.ToUpper(kty), KeyOps: ops, Tags: tags}
 			switch strings.TrimSuffix(request.Kty, "-HSM") {
 			case "EC":
@@ -165,6 +188,9 @@ func (a *app) keyCreateCommand() *cobra.Command {
 func (a *app) keyShowCommand() *cobra.Command {
 	var version string
 	cmd := a.verb("show NAME", "Show a key", "", 1, func(cmd *cobra.Command, args []string) error {
+		if err := a.checkKey(cmd, args[0], version); err != nil {
+			return err
+		}
 		hsm, err := a.hsm(cmd)
 		if err != nil {
 			return err
@@ -233,21 +259,23 @@ func defaultAlgorithm(key api.JSONWebKey) (string, error) {
 }
 
 // digest hashes a file, or standard input for "-", without reading it whole.
-func (a *app) digest(file, alg string) ([]byte, error) {
-	in := a.in
-	if file != "-" {
-		f, err := os.Open(file)
-		if err != nil {
+func (a *app) digest(ctx context.Context, file, alg string) ([]byte, error) {
+	return unlessInterrupted(ctx, func() ([]byte, error) {
+		in := a.in
+		if file != "-" {
+			f, err := os.Open(file)
+			if err != nil {
+				return nil, fileProblem(err)
+			}
+			defer f.Close()
+			in = f
+		}
+		h := algorithms[alg].New()
+		if _, err := io.Copy(h, in); err != nil {
 			return nil, fileProblem(err)
 		}
-		defer f.Close()
-		in = f
-	}
-	h := algorithms[alg].New()
-	if _, err := io.Copy(h, in); err != nil {
-		return nil, fileProblem(err)
-	}
-	return h.Sum(nil), nil
+		return h.Sum(nil), nil
+	})
 }
 
 // signing is what sign and verify have in common: the flags, and finding algorithm and digest.
@@ -261,7 +289,10 @@ func (s *signing) flags(a *app, cmd *cobra.Command, fileUsage string) {
 	must(cmd.RegisterFlagCompletionFunc("alg", cobra.FixedCompletions(algorithmNames(), cobra.ShellCompDirectiveNoFileComp)))
 }
 
-func (s *signing) check(a *app, cmd *cobra.Command) error {
+func (s *signing) check(a *app, cmd *cobra.Command, name string) error {
+	if err := a.checkKey(cmd, name, s.version); err != nil {
+		return err
+	}
 	s.alg = strings.ToUpper(s.alg)
 	if _, ok := algorithms[s.alg]; !ok && s.alg != "" {
 		return a.usage(cmd, fmt.Errorf("--alg %q is not known: use one of %s", s.alg, strings.Join(algorithmNames(), ", ")))
@@ -278,10 +309,10 @@ func (a *app) keySignCommand() *cobra.Command {
 	cmd := a.verb("sign NAME", "Sign a file", `Hashes the file here and has the HSM sign the hash. The signature is written as the bytes that Azure's API gives:
 PKCS #1 for RSA, r and s of fixed length for EC (not the DER that OpenSSL writes).`, 1,
 		func(cmd *cobra.Command, args []string) error {
-			if err := s.check(a, cmd); err != nil {
+			if err := s.check(a, cmd, args[0]); err != nil {
 				return err
 			}
-			if err := checkTarget(out, force); err != nil {
+			if err := checkTarget(out, force, s.file); err != nil {
 				return err
 			}
 			hsm, err := a.hsm(cmd)
@@ -297,7 +328,7 @@ PKCS #1 for RSA, r and s of fixed length for EC (not the DER that OpenSSL writes
 					return err
 				}
 			}
-			digest, err := a.digest(s.file, s.alg)
+			digest, err := a.digest(cmd.Context(), s.file, s.alg)
 			if err != nil {
 				return err
 			}
@@ -335,10 +366,10 @@ func (a *app) keyVerifyCommand() *cobra.Command {
 	)
 	cmd := a.verb("verify NAME", "Check a signature", `Hashes the file here and asks the HSM whether the signature holds. Exit code 1 when it does not.`, 1,
 		func(cmd *cobra.Command, args []string) error {
-			if err := s.check(a, cmd); err != nil {
+			if err := s.check(a, cmd, args[0]); err != nil {
 				return err
 			}
-			sig, err := readFile(signature, maxSignatureFile)
+			sig, err := readFile(cmd.Context(), signature, maxSignatureFile)
 			if err != nil {
 				return err
 			}
@@ -355,7 +386,7 @@ func (a *app) keyVerifyCommand() *cobra.Command {
 					return err
 				}
 			}
-			digest, err := a.digest(s.file, s.alg)
+			digest, err := a.digest(cmd.Context(), s.file, s.alg)
 			if err != nil {
 				return err
 			}
@@ -395,6 +426,9 @@ func (a *app) keyBackupCommand() *cobra.Command {
 	)
 	cmd := a.verb("backup NAME", "Back a key up", `Writes all versions of a key to a file that only an HSM of the same security domain can restore.`, 1,
 		func(cmd *cobra.Command, args []string) error {
+			if err := a.checkKey(cmd, args[0], ""); err != nil {
+				return err
+			}
 			if err := checkTarget(out, force); err != nil {
 				return err
 			}
@@ -426,7 +460,7 @@ func (a *app) keyRestoreCommand() *cobra.Command {
 	cmd := a.verb("restore", "Restore a key from its backup", `Restores a key with its name, all versions and attributes. The HSM must have the security domain under which the
 backup was made, and no key of that name.`, 0,
 		func(cmd *cobra.Command, _ []string) error {
-			blob, err := readFile(file, maxBackupFile)
+			blob, err := readFile(cmd.Context(), file, maxBackupFile)
 			if err != nil {
 				return err
 			}

@@ -1,8 +1,10 @@
 package cli
 
 import (
+	"context"
 	"encoding/json"
 	"path/filepath"
+	"regexp"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -41,7 +43,7 @@ func (a *app) login(cmd *cobra.Command, urls []string) error {
 			urls = append(urls, s.URL)
 		}
 	}
-	c, err := a.connect(s)
+	c, err := a.connect(cmd.Context(), s)
 	if err != nil {
 		return err
 	}
@@ -90,6 +92,9 @@ func (a *app) login(cmd *cobra.Command, urls []string) error {
 	})
 }
 
+// bearer is what a token is made of (RFC 6750 section 2.1). Anything else cannot be sent, and is damage.
+var bearer = regexp.MustCompile(`^[0-9A-Za-z._~+/-]+=*$`)
+
 // tokenFile is the client's token cache on disk.
 type tokenFile struct {
 	path string
@@ -113,14 +118,14 @@ type storedToken struct {
 // load returns what is in the file and still good. A file that is missing or not ours is empty: it is only a cache.
 func (f tokenFile) load() storedTokens {
 	var s storedTokens
-	data, err := readFile(f.path, 1<<20)
+	data, err := readFile(context.Background(), f.path, 1<<20)
 	if err != nil || json.Unmarshal(data, &s) != nil || s.Version != 1 {
 		return storedTokens{Version: 1}
 	}
 	clear(data)
 	var good []storedToken
 	for _, t := range s.Tokens {
-		if f.now().Before(t.Expires) {
+		if f.now().Before(t.Expires) && bearer.MatchString(t.Token) {
 			good = append(good, t)
 		}
 	}

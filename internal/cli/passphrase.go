@@ -6,6 +6,7 @@ import (
 	"crypto"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 
 	"golang.org/x/term"
@@ -17,23 +18,31 @@ import (
 // maxPassphraseFile is in bytes. A passphrase has at most 1024; the rest is a line end.
 const maxPassphraseFile = 1026
 
-// readPassphrases reads one passphrase from each file: all of it but one line end.
-func (a *app) readPassphrases(files []string) ([]secret.Bytes, error) {
+// readPassphrases reads one passphrase from each file.
+func (a *app) readPassphrases(ctx context.Context, files []string) ([]secret.Bytes, error) {
 	var list []secret.Bytes
 	for _, file := range files {
-		data, err := readFile(file, maxPassphraseFile)
+		p, err := a.readSecret(ctx, file)
 		if err != nil {
 			return nil, err
 		}
-		a.warnIfReadable(file)
-		trimmed := bytes.TrimSuffix(bytes.TrimSuffix(data, []byte("\n")), []byte("\r"))
-		if len(trimmed) == 0 {
+		if p.IsZero() {
 			return nil, problemf("bad-passphrase", "write the passphrase into the file, and nothing else", "the passphrase file %s is empty", file)
 		}
-		list = append(list, secret.New(trimmed))
-		clear(data)
+		list = append(list, p)
 	}
 	return list, nil
+}
+
+// readSecret reads a file that holds one secret: all of it but one line end.
+func (a *app) readSecret(ctx context.Context, file string) (secret.Bytes, error) {
+	data, err := readFile(ctx, file, maxPassphraseFile)
+	if err != nil {
+		return secret.Bytes{}, err
+	}
+	defer clear(data)
+	a.warnIfReadable(file)
+	return secret.New(bytes.TrimSuffix(bytes.TrimSuffix(data, []byte("\n")), []byte("\r"))), nil
 }
 
 // attempts is how often a passphrase is asked for.
@@ -122,7 +131,7 @@ func (t *terminal) ask(ctx context.Context, question string) (secret.Bytes, erro
 	hide(fd)
 	defer func() { _ = term.Restore(fd, before) }()
 	fmt.Fprint(t.f, question)
-	line, err := typed(ctx, func() ([]byte, error) { return term.ReadPassword(fd) })
+	line, err := unlessInterrupted(ctx, func() ([]byte, error) { return readHidden(t.f) })
 	fmt.Fprintln(t.f)
 	if ctx.Err() != nil {
 		return secret.Bytes{}, ctx.Err()
@@ -136,38 +145,35 @@ func (t *terminal) ask(ctx context.Context, question string) (secret.Bytes, erro
 // line reads one line with echo, for what is no secret.
 func (t *terminal) line(ctx context.Context, question string) (string, error) {
 	fmt.Fprint(t.f, question)
-	line, err := typed(ctx, func() ([]byte, error) {
-		var line []byte
-		for b := make([]byte, 1); len(line) < 1024; {
-			if n, err := t.f.Read(b); n == 0 || err != nil {
-				return nil, problemf("no-terminal", "", "nothing was typed")
-			}
-			if b[0] == '\n' {
-				break
-			}
-			line = append(line, b[0])
-		}
-		return line, nil
-	})
+	line, err := unlessInterrupted(ctx, func() ([]byte, error) { return readLine(t.f) })
+	if err != nil {
+		fmt.Fprintln(t.f) // the cursor still stands behind the question
+	}
+	if err != nil && ctx.Err() == nil {
+		err = problemf("no-terminal", "", "nothing was typed")
+	}
 	return string(bytes.TrimSpace(line)), err
 }
 
-// typed waits for a person or for the end of ctx. A read of a terminal cannot be called off: after an interrupt it
-// stays behind, in a process that is about to end.
-func typed(ctx context.Context, read func() ([]byte, error)) ([]byte, error) {
-	type result struct {
-		line []byte
-		err  error
+// maxLine is in bytes: what can be typed into one line.
+const maxLine = 1024
+
+// readLine reads up to the end of the line, which is not part of it. A terminal that has been closed, or at which
+// somebody typed Ctrl-D, gives [io.EOF].
+func readLine(r io.Reader) ([]byte, error) {
+	line := make([]byte, 0, maxLine+1) // never moved, so that who wipes it wipes all of it
+	b := make([]byte, 1)
+	defer clear(b)
+	for len(line) <= maxLine {
+		if _, err := io.ReadFull(r, b); err != nil {
+			clear(line)
+			return nil, err
+		}
+		if b[0] == '\n' {
+			return bytes.TrimSuffix(line, []byte("\r")), nil
+		}
+		line = append(line, b[0])
 	}
-	done := make(chan result, 1)
-	go func() {
-		line, err := read()
-		done <- result{line, err}
-	}()
-	select {
-	case r := <-done:
-		return r.line, r.err
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
+	clear(line)
+	return nil, errors.New("the line is too long")
 }

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 
 	"github.com/spf13/cobra"
 
@@ -17,10 +18,17 @@ With --dev it needs nothing else: it makes a certificate authority, a server cer
 HSMs, each on a port of its own, and writes what a client needs to DATA/dev.env. Such a server listens on loopback
 only. Its data survives a restart, on the same ports.`, 0,
 		func(cmd *cobra.Command, _ []string) error {
+			if o.DataDir == "" && o.ConfigFile == "" {
+				return a.usage(cmd, errors.New("no data folder: give --data DIR, or data in the configuration"))
+			}
 			o.Stdin, o.Stdout, o.Stderr = a.in, a.out, a.err
 			o.Version = version()
 			o.Prompt = func(question string) ([]byte, error) { return promptSeal(cmd.Context(), question) }
-			return server.Run(cmd.Context(), o)
+			err := server.Run(cmd.Context(), o)
+			if mistake, is := errors.AsType[*server.UsageError](err); is {
+				return a.usage(cmd, mistake.Err)
+			}
+			return err
 		})
 	flags := cmd.Flags()
 	flags.BoolVar(&o.Dev, "dev", false, "a development server: everything is made, on loopback only")

@@ -1,6 +1,8 @@
 package cli
 
 import (
+	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -80,7 +82,7 @@ func (a *app) settingsOf(cmd *cobra.Command) (settings, error) {
 	if profile == "" {
 		profile = a.getenv("STRONGROOM_PROFILE")
 	}
-	s, err := a.loadProfile(profile)
+	s, err := a.loadProfile(cmd.Context(), profile)
 	if err != nil {
 		return s, err
 	}
@@ -120,7 +122,7 @@ func (a *app) configDir() (string, error) {
 }
 
 // loadProfile reads a profile of the settings file; "" means the file's default, or none.
-func (a *app) loadProfile(name string) (settings, error) {
+func (a *app) loadProfile(ctx context.Context, name string) (settings, error) {
 	file := a.getenv("STRONGROOM_CONFIG")
 	if file == "" {
 		dir, err := a.configDir()
@@ -132,7 +134,7 @@ func (a *app) loadProfile(name string) (settings, error) {
 		}
 		file = filepath.Join(dir, "config.toml")
 	}
-	data, err := readFile(file, 1<<20)
+	data, err := readFile(ctx, file, 1<<20)
 	if errors.Is(err, fs.ErrNotExist) && name == "" {
 		return settings{}, nil
 	}
@@ -142,7 +144,7 @@ func (a *app) loadProfile(name string) (settings, error) {
 	var p profiles
 	meta, err := toml.Decode(string(data), &p)
 	if err != nil {
-		return settings{}, problemf("bad-config", "", "settings file %s: %v", file, err)
+		return settings{}, badTOML(file, err)
 	}
 	if unknown := meta.Undecoded(); len(unknown) > 0 {
 		return settings{}, problemf("bad-config", "strongroom help environment", "settings file %s: unknown setting %q", file, unknown[0].String())
@@ -158,7 +160,11 @@ func (a *app) loadProfile(name string) (settings, error) {
 			known = append(known, n)
 		}
 		slices.Sort(known)
-		return settings{}, problemf("bad-config", "use one of: "+strings.Join(known, ", "), "settings file %s has no profile %q", file, name)
+		next := "use one of: " + strings.Join(known, ", ")
+		if len(known) == 0 {
+			next = "it has none; see: strongroom help environment"
+		}
+		return settings{}, problemf("bad-config", next, "settings file %s has no profile %q", file, name)
 	}
 	// A path in the file is meant from where the file is.
 	for _, path := range []*string{&s.ClientSecretFile, &s.CA} {
@@ -169,8 +175,21 @@ func (a *app) loadProfile(name string) (settings, error) {
 	return s, nil
 }
 
+// badTOML says where a settings file is wrong. The parser's own words are left out: they repeat what stands there, and
+// that may be a secret in the wrong place.
+func badTOML(file string, err error) error {
+	where := ""
+	if parse, ok := errors.AsType[toml.ParseError](err); ok {
+		where = fmt.Sprintf(", line %d", parse.Position.Line)
+	}
+	return &problem{
+		code: "bad-config", message: fmt.Sprintf("settings file %s%s: it does not hold settings in TOML", file, where),
+		next: `a setting is NAME = "text" with the quotes; see: strongroom help environment`, cause: err,
+	}
+}
+
 // connect returns a client for the settings.
-func (a *app) connect(s settings) (*client.Client, error) {
+func (a *app) connect(ctx context.Context, s settings) (*client.Client, error) {
 	o := client.Options{
 		Credentials: client.Credentials{Authority: s.Authority, Tenant: s.Tenant, ClientID: s.ClientID},
 		Now:         a.now,
@@ -179,23 +198,30 @@ func (a *app) connect(s settings) (*client.Client, error) {
 	// A file that was named wins over the variable, which may be left from another shell.
 	switch value := a.getenv("STRONGROOM_CLIENT_SECRET"); {
 	case s.ClientSecretFile != "":
-		list, err := a.readPassphrases([]string{s.ClientSecretFile})
-		if err != nil {
+		var err error
+		if o.Credentials.Secret, err = a.readSecret(ctx, s.ClientSecretFile); err != nil {
 			return nil, err
 		}
-		o.Credentials.Secret = list[0]
+		if o.Credentials.Secret.IsZero() {
+			return nil, problemf("no-credentials", "write the client secret into the file, and nothing else", "the client secret file %s is empty", s.ClientSecretFile)
+		}
 	case value != "":
 		o.Credentials.Secret = secret.New([]byte(value))
 	}
 	if s.CA != "" {
-		ca, err := readFile(s.CA, 1<<20)
+		ca, err := readFile(ctx, s.CA, 1<<20)
 		if err != nil {
 			return nil, err
+		}
+		if !x509.NewCertPool().AppendCertsFromPEM(ca) {
+			return nil, problemf("bad-certificate", "give the server's CA as PEM; from DER: openssl x509 -inform DER -in FILE -out ca.pem", "%s holds no CA certificate in PEM", s.CA)
 		}
 		o.CA = ca
 	}
 	if dir, err := a.configDir(); err == nil {
-		o.Cache = tokenFile{path: filepath.Join(dir, tokenFileName), now: a.now}
+		file := tokenFile{path: filepath.Join(dir, tokenFileName), now: a.now}
+		a.warnIfReadable(file.path)
+		o.Cache = file
 	}
 	return client.New(o)
 }
@@ -210,7 +236,7 @@ func (a *app) hsm(cmd *cobra.Command) (*client.HSM, error) {
 	if err != nil {
 		return nil, err
 	}
-	c, err := a.connect(s)
+	c, err := a.connect(cmd.Context(), s)
 	if err != nil {
 		return nil, err
 	}
@@ -230,6 +256,9 @@ func (a *app) address(text string) (string, error) {
 	}
 	if strings.Contains(text, "://") {
 		return text, nil
+	}
+	if !segment.MatchString(text) || strings.Contains(text, ".") {
+		return "", problemf("no-url", next, "%q is not the address of an HSM; it has the form https://HOST:PORT", text)
 	}
 	if url := a.getenv(hsmVariable(text)); url != "" {
 		return url, nil

@@ -109,3 +109,34 @@ func TestInterruptedQuestion(t *testing.T) {
 		t.Error("the echo is still off")
 	}
 }
+
+// Ctrl-D, and a terminal that is gone, end the question. [term.ReadPassword] would read on.
+func TestQuestionWithoutAnswer(t *testing.T) {
+	for name, end := range map[string]func(*os.File) error{
+		"Ctrl-D":       func(keyboard *os.File) error { _, err := keyboard.Write([]byte{4}); return err },
+		"it is closed": func(keyboard *os.File) error { return keyboard.Close() },
+		"a line too long": func(keyboard *os.File) error {
+			_, err := keyboard.WriteString(strings.Repeat("x", maxLine+2) + "\n")
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			keyboard, tty := openPTY(t)
+			done := make(chan error)
+			go func() {
+				_, err := (&terminal{tty}).ask(t.Context(), "Passphrase: ")
+				done <- err
+			}()
+			b := make([]byte, 64)
+			if _, err := keyboard.Read(b); err != nil { // the question: from here on the echo is off
+				t.Fatal(err)
+			}
+			if err := end(keyboard); err != nil {
+				t.Fatal(err)
+			}
+			if err := <-done; err == nil || explain(err).code != "no-terminal" {
+				t.Errorf("got %v", err)
+			}
+		})
+	}
+}

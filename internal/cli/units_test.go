@@ -2,9 +2,11 @@ package cli
 
 import (
 	"context"
+	"crypto/rand"
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -172,6 +174,9 @@ func TestExplain(t *testing.T) {
 	}{
 		"interrupted":              {fmt.Errorf("x: %w", context.Canceled), "interrupted", ""},
 		"no credentials":           {client.ErrNoCredentials, "no-credentials", "strongroom login"},
+		"no issuer":                {client.ErrNoIssuer, "no-issuer", "--tenant"},
+		"a wrong address":          {client.ErrAddress, "bad-address", "address"},
+		"a token that is refused":  {&client.Error{Status: 401, Code: "Unauthorized"}, "Unauthorized", "sign in anew"},
 		"no HSM":                   {client.ErrAnswer, "bad-answer", "--url"},
 		"no right to a file":       {&fs.PathError{Op: "open", Path: "x", Err: fs.ErrPermission}, "permission-denied", "rights"},
 		"wrong client secret":      {&client.Error{Status: 401, Code: "invalid_client"}, "invalid_client", "secret"},
@@ -242,6 +247,72 @@ func TestNoFlagTakesASecret(t *testing.T) {
 	}
 	if commands < 20 || flags < 10 {
 		t.Errorf("only %d commands and %d flags were looked at", commands, flags)
+	}
+}
+
+// Every command that does something shows how, with a line that it takes.
+func TestExamples(t *testing.T) {
+	root := (&app{getenv: func(string) string { return "" }, environ: func() []string { return nil }}).root()
+	commands := 0
+	todo := root.Commands()
+	for len(todo) > 0 {
+		cmd := todo[0]
+		todo = append(todo[1:], cmd.Commands()...)
+		if cmd.HasSubCommands() || !cmd.Runnable() {
+			continue
+		}
+		commands++
+		if cmd.Example == "" {
+			t.Errorf("%s has no example", cmd.CommandPath())
+		}
+		for line := range strings.Lines(cmd.Example) {
+			found, rest, err := root.Find(strings.Fields(line)[1:])
+			if err != nil || found != cmd {
+				t.Errorf("%q is no example of %s (%v)", line, cmd.CommandPath(), err)
+				continue
+			}
+			if err := cmd.ParseFlags(rest); err != nil {
+				t.Errorf("%q: %v", line, err)
+			}
+			if err := cmd.ValidateArgs(cmd.Flags().Args()); err != nil {
+				t.Errorf("%q: %v", line, err)
+			}
+		}
+	}
+	if commands != len(examples) {
+		t.Errorf("%d commands and %d with examples", commands, len(examples))
+	}
+}
+
+// A pipe that nobody writes to does not keep a command from being interrupted.
+func TestReadFileIsInterrupted(t *testing.T) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	defer w.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := readFile(ctx, fmt.Sprintf("/dev/fd/%d", r.Fd()), 10); !errors.Is(err, context.Canceled) {
+		t.Errorf("a pipe as file: got %v, want %v", err, context.Canceled)
+	}
+	if _, err := (&app{in: r}).digest(ctx, "-", "ES256"); !errors.Is(err, context.Canceled) {
+		t.Errorf("standard input: got %v, want %v", err, context.Canceled)
+	}
+}
+
+// Whoever gives up while a key is made gets none. Covers S14.
+func TestInterruptedCustodianNew(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	dir := t.TempDir()
+	a := &app{out: io.Discard, err: io.Discard, now: time.Now, rand: rand.Reader, getenv: os.Getenv, format: formatTable}
+	if err := a.custodianNew(ctx, "ada", 2048, "", false, dir, false); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v, want %v", err, context.Canceled)
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) != 0 {
+		t.Errorf("the folder holds %v, %v", left, err)
 	}
 }
 

@@ -68,6 +68,8 @@ type Error struct {
 	Message string // for people; without the activity ID
 	// ActivityID finds the request in the server's log; may be empty.
 	ActivityID string
+
+	issuer bool // in the form of a token issuer (RFC 6749 section 5.2)
 }
 
 func (e *Error) Error() string {
@@ -84,6 +86,9 @@ func (e *Error) Error() string {
 // ErrAnswer says that an answer was not what the protocol promises: too large, no JSON, or without what it has to
 // hold.
 var ErrAnswer = errors.New("the answer is not that of a Managed HSM")
+
+// ErrAddress says that an address is not the root of a server, https://HOST[:PORT].
+var ErrAddress = errors.New("it has the form https://HOST:PORT, without a path")
 
 // New returns a Client.
 func New(o Options) (*Client, error) {
@@ -121,7 +126,7 @@ func (c *Client) Close() { c.http.CloseIdleConnections() }
 func baseURL(text string) (*url.URL, error) {
 	u, err := url.Parse(text)
 	if err != nil || u.Scheme != "https" || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" || strings.Trim(u.Path, "/") != "" {
-		return nil, fmt.Errorf("%q is not the address of a server; it has the form https://HOST:PORT", text)
+		return nil, fmt.Errorf("%q is not the address of a server; %w", text, ErrAddress)
 	}
 	return &url.URL{Scheme: "https", Host: u.Host}, nil
 }
@@ -173,7 +178,9 @@ func (c *Client) do(ctx context.Context, r request) (answer, error) {
 	a, err := c.send(ctx, r.method, r.url, body, token)
 	if refused, ok := errors.AsType[*Error](err); ok && refused.Status == http.StatusUnauthorized && token.cached {
 		// A token from the cache may be of an issuer that has been set up anew; a fresh one settles it.
-		if token, err = c.tokens.renew(ctx, scope); err != nil {
+		if token, err = c.tokens.renew(ctx, scope); errors.Is(err, ErrNoCredentials) {
+			return answer{}, refused
+		} else if err != nil {
 			return answer{}, err
 		}
 		return c.send(ctx, r.method, r.url, body, token)
@@ -301,7 +308,7 @@ func refusal(resp *http.Response, body []byte) *Error {
 			e.Code = printable(inner.Code)
 		}
 	case json.Unmarshal(body, &oauth) == nil:
-		e.Code, e.Message = printable(oauth.Code), printable(oauth.Description)
+		e.Code, e.Message, e.issuer = printable(oauth.Code), printable(oauth.Description), oauth.Code != ""
 	}
 	if text, id, found := strings.Cut(e.Message, " (Activity ID: "); found {
 		e.Message, e.ActivityID = text, strings.TrimSuffix(id, ")")

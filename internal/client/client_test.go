@@ -190,7 +190,14 @@ func TestTokenCache(t *testing.T) {
 	})
 	t.Run("without a secret there is nothing to replace it with", func(t *testing.T) {
 		f := newFake(t, text(`{"value":[]}`))
-		if _, err := f.hsm(t, cached("of another issuer", time.Hour), noSecret).Keys(t.Context()); !errors.Is(err, ErrNoCredentials) {
+		_, err := f.hsm(t, cached("of another issuer", time.Hour), noSecret).Keys(t.Context())
+		if refused, ok := errors.AsType[*Error](err); !ok || refused.Status != http.StatusUnauthorized {
+			t.Errorf("got %v, want the refusal itself", err)
+		}
+	})
+	t.Run("without one there is nothing to sign in with", func(t *testing.T) {
+		f := newFake(t, text(`{"value":[]}`))
+		if _, err := f.hsm(t, noSecret).Keys(t.Context()); !errors.Is(err, ErrNoCredentials) {
 			t.Errorf("got %v, want %v", err, ErrNoCredentials)
 		}
 	})
@@ -240,6 +247,21 @@ func TestWrongSecret(t *testing.T) {
 	}
 	if strings.Contains(fmt.Sprint(err), "shout") {
 		t.Error("the error holds the secret")
+	}
+}
+
+// An authority that is none, or not for the tenant, is told as that, and not in the words of whatever answered there.
+func TestNoIssuer(t *testing.T) {
+	for name, change := range map[string]func(*Options){
+		"another tenant": func(o *Options) { o.Credentials.Tenant = "nowhere" },
+		"no tenant":      func(o *Options) { o.Credentials.Tenant = ".." },
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFake(t, text(`{}`))
+			if _, err := f.hsm(t, change).Keys(t.Context()); !errors.Is(err, ErrNoIssuer) {
+				t.Errorf("got %v, want %v", err, ErrNoIssuer)
+			}
+		})
 	}
 }
 
@@ -372,8 +394,8 @@ func TestAddresses(t *testing.T) {
 		"a user": "https://u:p@h", "no host": "https://", "nonsense": "https://%",
 	} {
 		t.Run(name, func(t *testing.T) {
-			if _, err := c.HSM(address); err == nil {
-				t.Error("no error")
+			if _, err := c.HSM(address); !errors.Is(err, ErrAddress) {
+				t.Errorf("got %v, want %v", err, ErrAddress)
 			}
 		})
 	}

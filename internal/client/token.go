@@ -45,6 +45,9 @@ type TokenCache interface {
 // ErrNoCredentials says that a call needs a token and there is nothing to get one with.
 var ErrNoCredentials = errors.New("there are no credentials to sign in with")
 
+// ErrNoIssuer says that the authority is none, or not for this tenant.
+var ErrNoIssuer = errors.New("issues no tokens")
+
 // earlier is how long before its end a token is no longer used: the clocks of two machines, and one slow call.
 const earlier = 2 * time.Minute
 
@@ -114,6 +117,10 @@ func (t *tokens) renew(ctx context.Context, scope string) (Token, error) {
 	}
 	defer drain(resp)
 	a, err := read(resp)
+	if refused, ok := errors.AsType[*Error](err); ok && !refused.issuer && refused.Status/100 == 4 {
+		// Some other part of a server, or another server: its words would be about something else.
+		return Token{}, fmt.Errorf("%s %w for tenant %q (it answered %d)", authority.Host, ErrNoIssuer, c.Tenant, refused.Status)
+	}
 	if err != nil {
 		return Token{}, err
 	}
@@ -123,7 +130,7 @@ func (t *tokens) renew(ctx context.Context, scope string) (Token, error) {
 		TokenType   string `json:"token_type"`
 	}
 	if err := json.Unmarshal(a.body, &wire); err != nil || wire.AccessToken == "" || !strings.EqualFold(wire.TokenType, "Bearer") {
-		return Token{}, fmt.Errorf("%s did not answer with a token", authority.Host)
+		return Token{}, fmt.Errorf("%s %w for tenant %q (it did not answer with a token)", authority.Host, ErrNoIssuer, c.Tenant)
 	}
 	clear(a.body)
 	token := Token{

@@ -75,11 +75,13 @@ type call struct {
 	body          []byte
 }
 
-// answer is what goes back. A nil body is an empty one.
+// answer is what goes back. A nil body is an empty one. A secret body is cleared once it is written, as far as its
+// own bytes go; wipe, if there is one, then clears where it came from.
 type answer struct {
 	status int
 	header map[string]string
 	body   any
+	wipe   func()
 }
 
 func ok(body any) (answer, error) { return answer{status: http.StatusOK, body: body}, nil }
@@ -274,6 +276,10 @@ func (h *Handler) write(w http.ResponseWriter, a answer) {
 		body, _ = json.Marshal(a.body) // wire types hold strings, numbers and booleans
 	}
 	writeBody(w, a.status, body)
+	if a.wipe != nil {
+		clear(body)
+		a.wipe()
+	}
 }
 
 // writeError is the only place that writes a status of 400 or more.

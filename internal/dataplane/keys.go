@@ -3,6 +3,7 @@ package dataplane
 import (
 	"context"
 	"math/big"
+	"net/http"
 	"net/url"
 	"strconv"
 	"time"
@@ -176,7 +177,8 @@ func decryptWith(use func(k *keys.Keys, ctx context.Context, caller access.Calle
 			return answer{}, err
 		}
 		// The one way out for a plaintext: to the caller who asked for it.
-		return ok(api.KeyOperationResult{Kid: c.kid(r.Name, r.Version), Value: r.Plaintext.Reveal(), Alg: request.Alg})
+		return answer{status: http.StatusOK, wipe: r.Plaintext.Wipe,
+			body: api.KeyOperationResult{Kid: c.kid(r.Name, r.Version), Value: r.Plaintext.Reveal(), Alg: request.Alg}}, nil
 	}
 }
 

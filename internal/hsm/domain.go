@@ -9,7 +9,9 @@ import (
 	"crypto/x509/pkix"
 	"errors"
 	"math/big"
+	"strings"
 	"time"
+	"unicode"
 
 	"strongroom/internal/access"
 	"strongroom/internal/failure"
@@ -144,20 +146,22 @@ func (h *HSM) sealItems(rec *record, domain *domainRecord, it *items) ([]byte, e
 }
 
 // ExchangeKey returns the certificate of the HSM's exchange key, and on a provisioned HSM makes the key first,
-// which puts it into recovery. Reading it again gives the same certificate until it is used, cancelled or about
-// to expire, so that a second reader cannot spoil a ceremony that the first one started.
+// which puts it into recovery. Reading it again gives the same certificate until it is used, cancelled or expired
+// (after a year), so that a second reader cannot spoil a ceremony that the first one started.
 func (h *HSM) ExchangeKey(ctx context.Context, caller access.Caller) (*x509.Certificate, error) {
 	if err := h.s.cfg.Authorizer.Check(ctx, h.id, caller, access.TransferKeyRead, access.ScopeRoot); err != nil {
 		return nil, err
 	}
+	h.s.making.Lock() // whoever waits here finds the key that the one before made
+	defer h.s.making.Unlock()
 	rec, err := h.record(ctx)
 	if err != nil {
 		return nil, err
 	}
-	switch rec.State {
-	case Activated:
+	switch {
+	case rec.State == Activated:
 		return nil, alreadyActivated(rec)
-	case Recovering:
+	case rec.State == Recovering && !h.exchangeExpired(rec):
 		return parseExchange(rec)
 	}
 	fresh, err := h.newExchange()
@@ -174,7 +178,7 @@ func (h *HSM) ExchangeKey(ctx context.Context, caller access.Caller) (*x509.Cert
 			return failure.Coded(failure.NotFound, "ResourceNotFound", "the HSM was deleted meanwhile")
 		case rec.State == Activated:
 			return alreadyActivated(rec)
-		case rec.State == Recovering: // somebody was faster: theirs is the one
+		case rec.State == Recovering && !h.exchangeExpired(rec): // somebody was faster: theirs is the one
 			return nil
 		}
 		rec.State, rec.Exchange, made = Recovering, fresh, true
@@ -187,6 +191,11 @@ func (h *HSM) ExchangeKey(ctx context.Context, caller access.Caller) (*x509.Cert
 		h.s.cfg.Log.WarnContext(ctx, "recovery begun: exchange key made", "hsm", h.name, "principal", caller.ObjectID, "exchange", thumbprintHex(fresh.Certificate))
 	}
 	return parseExchange(rec)
+}
+
+func (h *HSM) exchangeExpired(rec *record) bool {
+	c, err := parseExchange(rec)
+	return err == nil && h.s.cfg.Now().After(c.NotAfter)
 }
 
 // newExchange makes an exchange key: its private half is sealed at once and never leaves.
@@ -233,6 +242,9 @@ func (h *HSM) CancelRecovery(ctx context.Context, caller access.Caller) error {
 		rec, err := h.s.load(w, h.id)
 		if err != nil {
 			return err
+		}
+		if rec.Deleted != nil {
+			return failure.Coded(failure.NotFound, "ResourceNotFound", "the HSM was deleted meanwhile")
 		}
 		if rec.State != Recovering {
 			return failure.Coded(failure.Conflict, "SecurityDomainNoRecovery", "HSM %s is %s: there is no recovery to cancel", h.name, rec.State)
@@ -413,11 +425,12 @@ func alreadyActivated(rec *record) error {
 }
 
 func label(c *x509.Certificate) string {
-	name := c.Subject.CommonName
-	if len(name) > 64 {
-		name = name[:64]
-	}
-	return name
+	return strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return '?'
+	}, strings.ToValidUTF8(c.Subject.CommonName[:min(len(c.Subject.CommonName), 64)], ""))
 }
 
 // domainFailure gives the security domain package's errors a kind and a stable code.

@@ -12,6 +12,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -41,8 +42,10 @@ type Config struct {
 	Now        func() time.Time
 	Rand       io.Reader
 	Log        *slog.Logger
-	// ReservePort picks a free port of its own for a new HSM, outside taken. Nil: HSMs get none.
+	// ReservePort picks a free port of its own for a new HSM, outside taken, and ReleasePort gives one back whose HSM
+	// was not made. Nil: HSMs get none.
 	ReservePort func(taken map[int]bool) (int, error)
+	ReleasePort func(port int)
 	// ExchangeBits is the size of exchange keys; 0 means 4096, as Azure's.
 	ExchangeBits int
 	// MaxHSMs bounds how many HSMs one server hosts, deleted ones included; 0 means 100.
@@ -55,8 +58,10 @@ type Service struct {
 	unwatch func()
 
 	background sync.WaitGroup // refreshes under way
+	making     sync.Mutex     // one exchange key is made at a time: it is seconds of a processor
 
 	mu      sync.Mutex
+	changes uint64                // changes of records seen; what was read before one is not kept after it
 	engines map[string]openEngine // by HSM ID; dropped when the HSM's domain changes or goes
 	keys    map[string]*keys.Keys // by HSM ID; holds no state of its own
 	closed  bool
@@ -142,11 +147,15 @@ func (s Spec) check() (Spec, error) {
 		return s, failure.New(failure.BadParameter, "an HSM needs 1 to 20 initial administrators (initialAdminObjectIds): without one, nobody could take ownership of it")
 	}
 	for i, id := range s.InitialAdmins {
-		parsed, err := uuid.Parse(id)
-		if err != nil || len(id) != 36 {
+		prefix, bare, prefixed := strings.Cut(id, ":") // "corp:GUID" where issuers have a prefix
+		if !prefixed {
+			prefix, bare = "", id
+		}
+		parsed, err := uuid.Parse(bare)
+		if err != nil || len(bare) != 36 || len(prefix) > 32 {
 			return s, failure.New(failure.BadParameter, "initial administrator %d is not an object ID: give the principal's GUID, not its name", i+1)
 		}
-		s.InitialAdmins[i] = parsed.String()
+		s.InitialAdmins[i] = strings.TrimSuffix(id, bare) + parsed.String()
 	}
 	if s.RetentionDays == 0 {
 		s.RetentionDays = 90
@@ -192,11 +201,9 @@ func (s *Service) Create(ctx context.Context, spec Spec) (info Info, created boo
 		}
 		count, taken := 0, map[int]bool{}
 		for _, other := range w.Scan("hsm-name/", "") {
-			rec, err := s.load(w, string(other))
-			if err != nil {
-				return err
+			if rec, err := s.load(w, string(other)); err == nil { // a damaged one is reported by List
+				taken[rec.Port] = true
 			}
-			taken[rec.Port] = true
 			count++
 		}
 		if count >= s.cfg.MaxHSMs {
@@ -228,8 +235,8 @@ func (s *Service) Create(ctx context.Context, spec Spec) (info Info, created boo
 		return nil
 	})
 	if err != nil {
-		if reserved {
-			s.cfg.Log.DebugContext(ctx, "port was reserved for an HSM that was not made", "port", port)
+		if reserved && s.cfg.ReleasePort != nil {
+			s.cfg.ReleasePort(port)
 		}
 		return Info{}, false, store.Failure(err)
 	}
@@ -282,21 +289,36 @@ func (s *Service) byName(r store.Reader, name string, deleted bool) (*record, er
 	return rec, nil
 }
 
-// List describes all HSMs that are not deleted, by name; with deleted, those that are.
-func (s *Service) List(ctx context.Context, deleted bool) (list []Info, err error) {
+// List describes all HSMs that are not deleted, by name; with deleted, those that are. An HSM whose record cannot be
+// read is left out, with an error in the log: one damaged record must not take the others down.
+func (s *Service) List(ctx context.Context, deleted bool) ([]Info, error) {
+	living, gone, err := s.ListAll(ctx)
+	if deleted {
+		return gone, err
+	}
+	return living, err
+}
+
+// ListAll is both lists of [Service.List], from one snapshot.
+func (s *Service) ListAll(ctx context.Context) (living, deleted []Info, err error) {
 	err = s.cfg.Store.View(ctx, func(r store.Reader) error {
-		for _, id := range r.Scan("hsm-name/", "") {
-			rec, err := s.load(r, string(id))
-			if err != nil {
-				return err
+		for key, id := range r.Scan("hsm-name/", "") {
+			rec, err := s.byName(r, strings.TrimPrefix(key, "hsm-name/"), false)
+			if errors.Is(err, failure.NotFound) {
+				rec, err = s.byName(r, strings.TrimPrefix(key, "hsm-name/"), true)
 			}
-			if (rec.Deleted != nil) == deleted {
-				list = append(list, rec.info())
+			switch {
+			case err != nil:
+				s.cfg.Log.ErrorContext(ctx, "an HSM cannot be read and is left out", "id", string(id), "error", err)
+			case rec.Deleted != nil:
+				deleted = append(deleted, rec.info())
+			default:
+				living = append(living, rec.info())
 			}
 		}
 		return nil
 	})
-	return list, store.Failure(err)
+	return living, deleted, store.Failure(err)
 }
 
 // Delete puts an HSM into the recoverable deleted state for its retention time. It answers to nobody until it
@@ -398,73 +420,105 @@ func (h *HSM) Keys(ctx context.Context) (*keys.Keys, error) {
 			return h.s.cfg.Authorizer.Check(ctx, h.id, c, a, scope)
 		},
 		RetentionDays: rec.Retention, PurgeProtection: rec.PurgeProtect,
-		DomainID: func() string { return h.s.domainID(h.id) },
+		DomainID: func() (string, error) { return h.s.domainID(h.id) },
 		Engine:   func() (engine.Engine, error) { return h.s.engine(h.id) },
+		Alive: func(r store.Reader) error {
+			rec, err := h.s.load(r, h.id)
+			if err == nil && rec.Deleted != nil {
+				err = failure.Coded(failure.NotFound, "ResourceNotFound", "the HSM was deleted")
+			}
+			return err
+		},
 	})
 	h.s.keys[h.id] = k
 	return k, nil
 }
 
-func (s *Service) domainID(id string) string {
-	var domain string
-	_ = s.cfg.Store.View(context.Background(), func(r store.Reader) error {
-		if rec, err := s.load(r, id); err == nil && rec.Domain != nil {
-			domain = rec.Domain.ID
+func (s *Service) domainID(id string) (domain string, err error) {
+	err = s.cfg.Store.View(context.Background(), func(r store.Reader) error {
+		rec, err := s.load(r, id)
+		if err != nil {
+			return err
 		}
+		if err := rec.usable(); err != nil {
+			return err
+		}
+		domain = rec.Domain.ID
 		return nil
 	})
-	return domain
+	return domain, store.Failure(err)
 }
 
-// engine returns the engine of an activated HSM, opening it on first use.
+// engine returns the engine of an activated HSM, opening it on first use. An engine is kept only if no record changed
+// since the one that it was opened from was read: otherwise that one may be from before a deletion, which would
+// leave the keys of an HSM that is gone in memory.
 func (s *Service) engine(id string) (engine.Engine, error) {
-	s.mu.Lock()
-	e, ok := s.engines[id]
-	s.mu.Unlock()
-	if ok && e.stale {
-		s.refresh(id)
+	for {
 		s.mu.Lock()
-		e, ok = s.engines[id]
+		e, ok := s.engines[id]
+		seen := s.changes
 		s.mu.Unlock()
+		if ok && !e.stale {
+			return e.engine, nil
+		}
+		if ok {
+			s.refresh(id)
+			continue
+		}
+		eng, domain, err := s.openEngine(id)
+		if err != nil {
+			return nil, err
+		}
+		s.mu.Lock()
+		other, taken := s.engines[id]
+		switch {
+		case s.closed:
+			s.mu.Unlock()
+			eng.Close()
+			return nil, failure.New(failure.Unavailable, "the server is stopping; try again")
+		case s.changes != seen: // read again
+			s.mu.Unlock()
+			eng.Close()
+		case taken: // somebody was faster
+			s.mu.Unlock()
+			eng.Close()
+			if !other.stale {
+				return other.engine, nil
+			}
+		default:
+			s.engines[id] = openEngine{engine: eng, domain: domain}
+			s.mu.Unlock()
+			return eng, nil
+		}
 	}
-	if ok {
-		return e.engine, nil
-	}
+}
+
+// openEngine opens an engine from what the store says now.
+func (s *Service) openEngine(id string) (engine.Engine, string, error) {
 	var rec *record
 	err := s.cfg.Store.View(context.Background(), func(r store.Reader) (err error) {
 		rec, err = s.load(r, id)
 		return err
 	})
 	if err != nil {
-		return nil, store.Failure(err)
+		return nil, "", store.Failure(err)
 	}
 	if rec.Deleted != nil {
-		return nil, failure.Coded(failure.NotFound, "ResourceNotFound", "the HSM was deleted")
+		return nil, "", failure.Coded(failure.NotFound, "ResourceNotFound", "the HSM was deleted")
 	}
 	if err := rec.usable(); err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	it, err := s.unseal(rec)
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
+	defer it.signingDER.Wipe()
 	eng, err := s.cfg.OpenEngine(it.wrapping, it.backup)
-	it.signingDER.Wipe()
 	if err != nil {
-		return nil, failure.Wrap(failure.Internal, err, "the engine of HSM %s cannot be opened", rec.Name)
+		return nil, "", failure.Wrap(failure.Internal, err, "the engine of HSM %s cannot be opened", rec.Name)
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.closed {
-		eng.Close()
-		return nil, failure.New(failure.Unavailable, "the server is stopping")
-	}
-	if other, ok := s.engines[id]; ok { // somebody was faster
-		eng.Close()
-		return other.engine, nil
-	}
-	s.engines[id] = openEngine{engine: eng, domain: rec.Domain.ID}
-	return eng, nil
+	return eng, rec.Domain.ID, nil
 }
 
 // changed marks what is cached of HSMs whose record changed, and looks at them again beside the commit: it runs
@@ -478,6 +532,7 @@ func (s *Service) changed(changedKeys []string) {
 			continue
 		}
 		s.mu.Lock()
+		s.changes++
 		delete(s.keys, id)
 		if e, open := s.engines[id]; open && !s.closed {
 			e.stale = true
@@ -490,6 +545,9 @@ func (s *Service) changed(changedKeys []string) {
 
 // refresh closes the engine of an HSM that was deleted, purged or taken to another domain.
 func (s *Service) refresh(id string) {
+	s.mu.Lock()
+	seen := s.changes
+	s.mu.Unlock()
 	var rec *record
 	err := s.cfg.Store.View(context.Background(), func(r store.Reader) (err error) {
 		rec, err = s.load(r, id)
@@ -502,7 +560,7 @@ func (s *Service) refresh(id string) {
 		return
 	}
 	if err == nil && rec.Deleted == nil && rec.State == Activated && rec.Domain.ID == e.domain {
-		e.stale = false
+		e.stale = s.changes != seen
 		s.engines[id] = e
 		return
 	}

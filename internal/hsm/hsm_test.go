@@ -89,6 +89,7 @@ type world struct {
 	service *hsm.Service
 	now     time.Time
 	mu      sync.Mutex
+	config  func(*hsm.Config) // changes the service's configuration, if set
 }
 
 func (w *world) clock() time.Time {
@@ -120,13 +121,17 @@ func newWorld(t testing.TB, hsms ...string) *world {
 }
 
 func (w *world) begin() {
-	w.service = hsm.New(hsm.Config{
+	config := hsm.Config{
 		Store: w.store, Seal: w.seal, Authorizer: access.NewAuthorizer(w.store, w.seal), Now: w.clock, Rand: rand.Reader, Log: slog.New(slog.DiscardHandler),
 		ExchangeBits: 2048, // RSA-4096 takes seconds
 		OpenEngine: func(wrapping, backup secret.Bytes) (engine.Engine, error) {
 			return software.New(wrapping, backup, rand.Reader)
 		},
-	})
+	}
+	if w.config != nil {
+		w.config(&config)
+	}
+	w.service = hsm.New(config)
 	w.t.Cleanup(w.service.Close)
 }
 

@@ -162,6 +162,9 @@ func (k *Keys) Restore(ctx context.Context, caller access.Caller, blob []byte) (
 		versions[i] = v
 	}
 	err = k.cfg.Store.Update(ctx, func(w store.Writer) error {
+		if err := k.cfg.Alive(w); err != nil {
+			return err
+		}
 		if err := vacant(w); err != nil {
 			return err
 		}
@@ -175,7 +178,11 @@ func (k *Keys) Restore(ctx context.Context, caller access.Caller, blob []byte) (
 
 // domain is the domain ID as bytes.
 func (k *Keys) domain() ([]byte, error) {
-	id, err := hex.DecodeString(k.cfg.DomainID())
+	text, err := k.cfg.DomainID()
+	if err != nil {
+		return nil, err
+	}
+	id, err := hex.DecodeString(text)
 	if err != nil || len(id) != domainIDSize {
 		return nil, failure.New(failure.Internal, "the HSM does not know the ID of its security domain")
 	}

@@ -265,7 +265,7 @@ func TestDomainIDIsChecked(t *testing.T) {
 	for _, id := range []string{"", "0d", strings.Repeat("zz", 32), strings.Repeat("0d", 33)} {
 		b := newBench(t, memory.New(), alphaID, ownDomain)
 		b.create(t, "k", CreateParams{})
-		b.Keys.cfg.DomainID = func() string { return id }
+		b.Keys.cfg.DomainID = func() (string, error) { return id, nil }
 		_, backup := b.Backup(t.Context(), alice, "k")
 		_, restore := b.Restore(t.Context(), alice, nil)
 		for _, err := range []error{backup, restore} {

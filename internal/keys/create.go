@@ -52,6 +52,9 @@ func (k *Keys) Create(ctx context.Context, caller access.Caller, name string, p 
 	}
 	v.material(made)
 	err = k.cfg.Store.Update(ctx, func(w store.Writer) error {
+		if err := k.cfg.Alive(w); err != nil {
+			return err
+		}
 		rec, err := k.loadKey(ctx, eng, w, lower)
 		if err != nil {
 			return err

@@ -82,7 +82,8 @@ func newBench(t testing.TB, s *memory.Store, hsm, domain string) *bench {
 			b.asked = append(b.asked, asked{c, a, scope})
 			return b.deny
 		},
-		DomainID: func() string { return domain },
+		DomainID: func() (string, error) { return domain, nil },
+		Alive:    func(store.Reader) error { return nil },
 		Engine:   func() (engine.Engine, error) { return eng, nil },
 	})
 	return b

@@ -41,7 +41,10 @@ type Config struct {
 	RetentionDays   int
 	PurgeProtection bool
 	// DomainID is the hex SHA-256 that names the HSM's security domain (64 lower-case digits).
-	DomainID func() string
+	DomainID func() (string, error)
+	// Alive returns nil while the HSM is there. It is called inside every transaction that writes, so that no key is
+	// written to an HSM that was deleted while the key was made.
+	Alive func(r store.Reader) error
 	// Engine is the engine of the HSM's domain, or a failure.NotActivated. Neither it nor DomainID is called
 	// inside a transaction.
 	Engine func() (engine.Engine, error)

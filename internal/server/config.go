@@ -1,6 +1,7 @@
 package server
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -11,6 +12,8 @@ import (
 
 	"github.com/BurntSushi/toml"
 	"github.com/google/uuid"
+
+	"strongroom/internal/hsm"
 )
 
 // Options are what the command line says. They override the configuration file.
@@ -60,7 +63,7 @@ type Config struct {
 	} `toml:"tls"`
 
 	Seal struct {
-		// Kind is file (the default) or passphrase.
+		// Kind is file (the default for a new seal) or passphrase. A seal that exists keeps its kind.
 		Kind string `toml:"kind"`
 		// File is the seal. Default DATA/seal.json.
 		File string `toml:"file"`
@@ -90,6 +93,11 @@ type IssuerConfig struct {
 	URL string `toml:"url"`
 	// Algorithms are the accepted signature algorithms. Default RS256 and ES256.
 	Algorithms []string `toml:"algorithms"`
+	// PrincipalPrefix goes before the object IDs of its principals, as "PREFIX:ID", also in administrators and operators.
+	// Needed as soon as there is another issuer, the embedded one included: else one could name the other's people.
+	PrincipalPrefix string `toml:"principal_prefix"`
+	// Groups makes the groups in its tokens count as principals. Only for an issuer whose users cannot name groups.
+	Groups bool `toml:"groups"`
 }
 
 // loadConfig merges file, options and defaults, and refuses what cannot work before anything is touched.
@@ -97,6 +105,10 @@ func loadConfig(o Options) (Config, error) {
 	var c Config
 	if o.ConfigFile != "" {
 		meta, err := toml.DecodeFile(o.ConfigFile, &c)
+		if mistake, is := errors.AsType[toml.ParseError](err); is {
+			// Its text would show what stands there, which may be a secret in the wrong place.
+			return c, fmt.Errorf("configuration %s: line %d is not valid TOML, or not of the type that its setting has", o.ConfigFile, mistake.Position.Line)
+		}
 		if err != nil {
 			return c, fmt.Errorf("configuration %s: %w", o.ConfigFile, err)
 		}
@@ -130,8 +142,9 @@ func loadConfig(o Options) (Config, error) {
 		return c, fmt.Errorf("--listen %q is not HOST:PORT", c.Listen)
 	}
 	if o.Dev {
-		if ip := net.ParseIP(host); ip == nil || !ip.IsLoopback() {
-			return c, fmt.Errorf("--dev listens on loopback only, and %q is not a loopback address: development credentials lie in a file. Use 127.0.0.1:8443, or drop --dev", host)
+		// Not on ::1: no SDK accepts an address in brackets as the parent of a resource.
+		if ip := net.ParseIP(host); ip == nil || !ip.IsLoopback() || ip.To4() == nil {
+			return c, fmt.Errorf("--dev listens on IPv4 loopback only, and %q is not a loopback address: development credentials lie in a file. Use 127.0.0.1:8443, or drop --dev", host)
 		}
 		if o.ConfigFile != "" {
 			return c, fmt.Errorf("--dev takes no --config: a development server is set up by flags alone")
@@ -144,15 +157,20 @@ func loadConfig(o Options) (Config, error) {
 	if !c.Identity.Embedded && len(c.Issuers) == 0 {
 		return c, fmt.Errorf("nobody could sign in: set [identity] embedded = true or an [[issuer]] in the configuration, or use --dev to try Strongroom out")
 	}
-	if c.Identity.Embedded && len(c.Issuers) > 0 && o.ConfigFile == "" {
-		return c, fmt.Errorf("the embedded issuer runs beside another one only when the configuration says so")
-	}
 	if !c.Identity.Embedded && len(c.HSMs) > 0 && len(c.Administrators) == 0 {
 		return c, fmt.Errorf("hsms are named without administrators: set administrators to the object IDs that shall own them")
 	}
 	for _, id := range append(append([]string{}, c.Administrators...), c.Operators...) {
+		if _, bare, prefixed := strings.Cut(id, ":"); prefixed {
+			id = bare
+		}
 		if _, err := uuid.Parse(id); err != nil {
-			return c, fmt.Errorf("%q is not an object ID (a GUID)", id)
+			return c, fmt.Errorf("%q is not an object ID (a GUID, behind its issuer's principal_prefix if that has one)", id)
+		}
+	}
+	for _, name := range c.HSMs {
+		if err := hsm.CheckName(name); err != nil {
+			return c, fmt.Errorf("HSM %q: %w", name, err)
 		}
 	}
 	for what, id := range map[string]string{"tenant": c.Tenant, "subscription": c.Subscription} {
@@ -172,7 +190,6 @@ func loadConfig(o Options) (Config, error) {
 	}
 	switch c.Seal.Kind {
 	case "":
-		c.Seal.Kind = "file"
 		if c.Seal.PassphraseFile != "" {
 			c.Seal.Kind = "passphrase"
 		}

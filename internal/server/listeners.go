@@ -11,10 +11,17 @@ import (
 	"strconv"
 	"sync"
 	"time"
+
+	"golang.org/x/net/netutil"
 )
 
-// maxHeader bounds the request header (threat rule A5).
-const maxHeader = 16 << 10
+// Bounds on what a stranger can hold: bytes of a request header (threat rule A5), and connections of one port.
+const (
+	maxHeader      = 16 << 10
+	maxConnections = 2048
+)
+
+var errClosing = errors.New("the server is stopping")
 
 // listeners are the open ports of a server: the main one, and in development one for each HSM. A port that is
 // reserved is bound at once, so nobody can take it between the choice and the first request.
@@ -27,6 +34,7 @@ type listeners struct {
 	base     int                  // the main port; HSM ports come after it
 	reserved map[int]net.Listener // bound, not yet serving
 	serving  map[int]*http.Server // by port
+	closing  bool                 // shutdown has begun: nothing is opened any more
 	wait     sync.WaitGroup
 	failed   chan error
 }
@@ -44,13 +52,27 @@ func (l *listeners) bind(port int) (int, error) {
 	got := listener.Addr().(*net.TCPAddr).Port
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.reserved[got] = listener
+	if l.closing {
+		_ = listener.Close()
+		return 0, errClosing
+	}
+	l.reserved[got] = netutil.LimitListener(listener, maxConnections)
 	return got, nil
+}
+
+// release gives a reserved port back that turned out not to be needed.
+func (l *listeners) release(port int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if listener := l.reserved[port]; listener != nil {
+		_ = listener.Close()
+		delete(l.reserved, port)
+	}
 }
 
 // reserve binds the first free port after the main one that is not in taken.
 func (l *listeners) reserve(taken map[int]bool) (int, error) {
-	var last error
+	last := errors.New("all of them belong to HSMs")
 	for port := l.base + 1; port <= l.base+200 && port <= 65535; port++ {
 		l.mu.Lock()
 		_, mine := l.reserved[port]
@@ -92,13 +114,17 @@ func (l *listeners) serve(port int, handler http.Handler) error {
 		ErrorLog:          slog.NewLogLogger(l.log.Handler(), slog.LevelDebug),
 	}
 	l.mu.Lock()
+	defer l.mu.Unlock()
 	listener := l.reserved[port]
+	if l.closing || listener == nil {
+		return errClosing
+	}
 	delete(l.reserved, port)
 	l.serving[port] = server
-	l.mu.Unlock()
 	l.wait.Add(1)
 	go func() {
 		defer l.wait.Done()
+		defer listener.Close() // a TLS configuration without a certificate fails before it takes the listener over
 		if err := server.ServeTLS(listener, "", ""); !errors.Is(err, http.ErrServerClosed) {
 			select {
 			case l.failed <- fmt.Errorf("port %d: %w", port, err):
@@ -134,6 +160,7 @@ func (l *listeners) stop(port int) {
 // shutdown stops accepting, waits for requests under way until ctx ends, and then cuts them.
 func (l *listeners) shutdown(ctx context.Context) {
 	l.mu.Lock()
+	l.closing = true // under the lock: what is opened before is in the list below, and nothing is opened after
 	servers := make([]*http.Server, 0, len(l.serving))
 	for _, s := range l.serving {
 		servers = append(servers, s)

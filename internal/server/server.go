@@ -21,7 +21,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/coreos/go-oidc/v3/oidc"
 	"golang.org/x/term"
 
 	"strongroom/internal/access"
@@ -77,11 +76,11 @@ type clientCredentials struct {
 func Run(ctx context.Context, o Options) (err error) {
 	cfg, err := loadConfig(o)
 	if err != nil {
-		return err
+		return &UsageError{err}
 	}
 	log, err := newLogger(cfg, o.Stderr)
 	if err != nil {
-		return err
+		return &UsageError{err}
 	}
 	if err := harden(); err != nil {
 		log.WarnContext(ctx, "core dumps could not be switched off", "error", err)
@@ -133,6 +132,14 @@ func Run(ctx context.Context, o Options) (err error) {
 	return ended
 }
 
+// UsageError says that flags or configuration cannot work. Nothing was touched.
+type UsageError struct{ Err error }
+
+func (e *UsageError) Error() string { return e.Err.Error() }
+
+// Unwrap gives the mistake itself.
+func (e *UsageError) Unwrap() error { return e.Err }
+
 // openState opens the database and the seal, making both on the first start. It does not guess: a database without
 // its seal, a seal without its database, or a seal of another kind than configured is an error that says what to do.
 func openState(cfg Config, o Options) (store.Store, seal.Seal, error) {
@@ -143,6 +150,9 @@ func openState(cfg Config, o Options) (store.Store, seal.Seal, error) {
 		return nil, nil, fmt.Errorf("there is a seal at %s but no database in %s: the database was lost or moved. Put it back; or, to begin anew and give up what it held, remove the seal", cfg.Seal.File, cfg.Data)
 	}
 	db, err := bolt.Open(cfg.Data, bolt.Options{})
+	if errors.Is(err, bolt.ErrInUse) {
+		return nil, nil, fmt.Errorf("the data folder %s is in use by another server; stop that one, or name another folder", cfg.Data)
+	}
 	if err != nil {
 		return nil, nil, err
 	}
@@ -180,7 +190,13 @@ func openSeal(cfg Config, o Options, exists bool) (seal.Seal, error) {
 		if err != nil {
 			return nil, err
 		}
+		if kind != "" && kind != d.Kind {
+			return nil, fmt.Errorf("the seal at %s is of kind %s, and kind %s is asked for: a seal keeps its kind. Ask for %s, or begin a new server with the other kind and recover into it from an SD file and backups", cfg.Seal.File, d.Kind, kind, d.Kind)
+		}
 		kind = d.Kind
+	}
+	if kind == "" {
+		kind = "file"
 	}
 	if kind == "file" {
 		if exists {
@@ -262,7 +278,7 @@ func (s *Server) bindMain() error {
 	}
 	s.listen = newListeners(host, pki.ServerConfig(source), s.log)
 	if s.listen.base, err = s.listen.bind(port); err != nil {
-		return fmt.Errorf("listen on %s: %w", net.JoinHostPort(host, strconv.Itoa(port)), err)
+		return fmt.Errorf("%w; stop what uses that port, or give another with --listen", err)
 	}
 	if err := s.meta.rememberPort(context.Background(), s.store, s.listen.base); err != nil {
 		return err
@@ -311,21 +327,11 @@ func (s *Server) wire(ctx context.Context) error {
 		s.log.WarnContext(ctx, "the embedded token issuer is on: whoever holds a client secret of it is that client", "authority", s.base)
 	}
 	for _, i := range s.cfg.Issuers {
-		provider, err := oidc.NewProvider(ctx, i.URL)
+		issuer, err := access.OpenIssuer(access.IssuerConfig{URL: i.URL, Algorithms: i.Algorithms, Prefix: i.PrincipalPrefix, Groups: i.Groups, Now: time.Now, Log: s.log})
 		if err != nil {
-			return fmt.Errorf("issuer %s: its discovery document cannot be read: %w", i.URL, err)
+			return err
 		}
-		var document struct {
-			JWKS string `json:"jwks_uri"`
-		}
-		if err := provider.Claims(&document); err != nil || document.JWKS == "" {
-			return fmt.Errorf("issuer %s: its discovery document names no jwks_uri", i.URL)
-		}
-		algorithms := i.Algorithms
-		if len(algorithms) == 0 {
-			algorithms = []string{oidc.RS256, oidc.ES256}
-		}
-		issuers = append(issuers, access.Issuer{URL: i.URL, Keys: oidc.NewRemoteKeySet(context.WithoutCancel(ctx), document.JWKS), Algorithms: algorithms})
+		issuers = append(issuers, issuer)
 	}
 	verifier, err := access.NewVerifier(issuers, time.Now)
 	if err != nil {
@@ -339,7 +345,7 @@ func (s *Server) wire(ctx context.Context) error {
 		},
 	}
 	if s.dev {
-		config.ReservePort = s.listen.reserve
+		config.ReservePort, config.ReleasePort = s.listen.reserve, s.listen.release
 	}
 	s.hsms = hsm.New(config)
 	s.data = dataplane.New(dataplane.Config{HSMs: s.hsms, Verifier: verifier, Authorization: s.base + "/" + s.meta.tenant, Region: s.cfg.Location, Log: s.log, Now: time.Now})
@@ -400,11 +406,7 @@ func (s *Server) populate(ctx context.Context) error {
 		}
 		admins = append(slices.Clone(admins), app.ObjectID)
 	}
-	have, err := s.hsms.List(ctx, false)
-	if err != nil {
-		return err
-	}
-	gone, err := s.hsms.List(ctx, true)
+	have, gone, err := s.hsms.ListAll(ctx)
 	if err != nil {
 		return err
 	}
@@ -430,11 +432,7 @@ func (s *Server) populate(ctx context.Context) error {
 func (s *Server) reconcile(ctx context.Context) error {
 	s.reconciling.Lock()
 	defer s.reconciling.Unlock()
-	list, err := s.hsms.List(ctx, false)
-	if err != nil {
-		return err
-	}
-	deleted, err := s.hsms.List(ctx, true)
+	list, deleted, err := s.hsms.ListAll(ctx) // from one snapshot: an HSM between two lists would lose its port
 	if err != nil {
 		return err
 	}
@@ -481,12 +479,17 @@ func (s *Server) hsmURL(i hsm.Info) string {
 func (s *Server) noticed(keys []string) {
 	for _, k := range keys {
 		if strings.HasPrefix(k, "hsm-name/") || strings.HasPrefix(k, "hsm/") && strings.HasSuffix(k, "/record") {
-			select {
-			case s.kick <- struct{}{}:
-			default:
-			}
+			s.nudge()
 			return
 		}
+	}
+}
+
+// nudge makes the server look at its HSMs again, soon.
+func (s *Server) nudge() {
+	select {
+	case s.kick <- struct{}{}:
+	default:
 	}
 }
 
@@ -503,7 +506,8 @@ func (s *Server) wait(ctx context.Context) error {
 			return err
 		case <-s.kick:
 			if err := s.reconcile(ctx); err != nil {
-				s.log.ErrorContext(ctx, "the listeners could not follow a change", "error", err)
+				s.log.ErrorContext(ctx, "the listeners could not follow a change; trying again", "error", err)
+				time.AfterFunc(time.Second, s.nudge)
 			}
 		}
 	}
@@ -528,14 +532,16 @@ func (s *Server) announce(ctx context.Context, version string) {
 
 // route sends a request on the main port to an HSM by host name, else to the parts of the server itself.
 func (s *Server) route(arm *controlplane.Plane) http.Handler {
-	suffix := "." + s.cfg.HSMDomain
+	// The port counts too: it becomes part of key identifiers and of the audience that a token must have.
+	published, suffix := "."+s.hsmSuffix(), "."+s.cfg.HSMDomain
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		host, _, found := strings.Cut(strings.ToLower(r.Host), ":")
-		if _, port, err := net.SplitHostPort(r.Host); found && err != nil || found && port == "" {
-			host = ""
-		}
-		if name, is := strings.CutSuffix(host, suffix); is && name != "" && !strings.Contains(name, ".") {
+		host := strings.ToLower(r.Host)
+		if name, is := strings.CutSuffix(host, published); is && name != "" && !strings.Contains(name, ".") {
 			s.data.Serve(w, r, name)
+			return
+		}
+		if name, _, _ := strings.Cut(host, ":"); strings.HasSuffix(name, suffix) {
+			s.data.Refuse(w, r, failure.New(failure.Misdirected, "HSMs answer here as NAME%s; see STRONGROOM_HSM_*_URL in the environment file", published))
 			return
 		}
 		switch {

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/url"
@@ -60,6 +61,7 @@ func begin(t *testing.T, o Options, envFile string) *running {
 	r.cancel = cancel
 	go func() {
 		r.done <- Run(ctx, o)
+		close(r.done)
 		in.Close()
 	}()
 	t.Cleanup(func() { cancel(); <-r.done })
@@ -105,7 +107,6 @@ func (r *running) stop() {
 	r.cancel()
 	select {
 	case err := <-r.done:
-		r.done <- nil
 		if err != nil {
 			r.t.Fatalf("stop: %v", err)
 		}
@@ -232,6 +233,11 @@ func TestAddresses(t *testing.T) {
 			t.Errorf("Host %s on alpha's port: %d %s, want 421", host, code, body)
 		}
 	}
+	for _, host := range []string{"alpha.managedhsm.localhost:1", "alpha.managedhsm.localhost", "alpha.managedhsm.localhost:"} {
+		if code, body, _ := r.get(byName+path, r.token("https://managedhsm.localhost:1"), host); code != 421 {
+			t.Errorf("Host %s on the main port: %d %s, want 421: the port picks the audience", host, code, body)
+		}
+	}
 	if code, _, _ := r.get("https://nowhere.managedhsm.localhost:"+main+path, r.token("https://managedhsm.localhost:"+main)); code != 404 {
 		t.Errorf("an HSM that does not exist: %d, want 404", code)
 	}
@@ -308,6 +314,7 @@ func TestStartRefusals(t *testing.T) {
 			begin(t, Options{Dev: true, DataDir: other}, "dev.env").stop()
 			copyFile(t, filepath.Join(other, "seal.json"), filepath.Join(dir, "seal.json"))
 		}, "another one"},
+		"the seal is of another kind": {false, func(t *testing.T, dir string, o *Options) { o.SealPassphraseFile = pass }, "keeps its kind"},
 		"the database is cut": {false, func(t *testing.T, dir string, o *Options) {
 			must(t, os.Truncate(filepath.Join(dir, "strongroom.db"), 5000))
 		}, "database"},
@@ -438,6 +445,39 @@ func TestManualsConfiguration(t *testing.T) {
 	}
 	if c.HSMDomain != "hsm.example.org" || c.Seal.Kind != "passphrase" || len(c.Issuers) != 1 {
 		t.Errorf("loaded as %+v", c)
+	}
+}
+
+// A stop that has begun ends: nothing is opened beside it, and what is open is closed, whatever is under way.
+func TestNothingOpensWhileStopping(t *testing.T) {
+	for range 20 {
+		l := newListeners("127.0.0.1", &tls.Config{}, slog.New(slog.DiscardHandler))
+		var wait sync.WaitGroup
+		for range 4 {
+			wait.Go(func() {
+				for range 20 {
+					port, err := l.bind(0)
+					if err == nil {
+						_ = l.serve(port, http.NotFoundHandler())
+					}
+				}
+			})
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		l.shutdown(ctx)
+		cancel()
+		wait.Wait()
+		if _, err := l.bind(0); err == nil {
+			t.Fatal("a port was bound after the stop")
+		}
+		l.mu.Lock()
+		for port := range l.serving {
+			if conn, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
+				conn.Close()
+				t.Errorf("port %d still answers", port)
+			}
+		}
+		l.mu.Unlock()
 	}
 }
 

@@ -119,7 +119,7 @@ func TestAPanicStaysInItsRequest(t *testing.T) {
 // configuration names it, and where it is off there is nothing of it.
 func TestTheEmbeddedIssuerIsNotForgotten(t *testing.T) {
 	const says = "the embedded token issuer is on"
-	external := httptest.NewServer(nil)
+	external := httptest.NewTLSServer(nil)
 	defer external.Close()
 	external.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
@@ -129,7 +129,7 @@ func TestTheEmbeddedIssuerIsNotForgotten(t *testing.T) {
 			_, _ = io.WriteString(w, `{"keys":[]}`)
 		}
 	})
-	issuer := fmt.Sprintf("administrators = ['11111111-1111-4111-8111-111111111111']\n[[issuer]]\nurl = %q\n", external.URL)
+	issuer := fmt.Sprintf("administrators = ['11111111-1111-4111-8111-111111111111']\n[[issuer]]\nurl = %q\nprincipal_prefix = 'corp'\n", external.URL)
 	for name, test := range map[string]struct {
 		toml string
 		on   bool
