@@ -6,7 +6,7 @@ FUZZTIME ?= 20s
 .PHONY: build run test lint fmt-check bench fuzz soak install-test-tools clean
 
 build:
-	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w -X strongroom/internal/cli.release=$(VERSION)" -o bin/strongroom ./cmd/strongroom
+	CGO_ENABLED=0 $(GO) build -buildvcs=false -trimpath -ldflags "-s -w -X strongroom/internal/cli.release=$(VERSION)" -o bin/strongroom ./cmd/strongroom
 
 # A development server with two provisioned HSMs, alpha and beta. Credentials and addresses: data/dev.env.
 run: build

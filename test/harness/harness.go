@@ -21,7 +21,7 @@ import (
 // as it is called from TestMain.
 func Build(dir, pkg string) string {
 	out := filepath.Join(dir, filepath.Base(pkg))
-	build := exec.Command("go", "build", "-o", out, pkg)
+	build := exec.Command("go", "build", "-buildvcs=false", "-o", out, pkg)
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if msg, err := build.CombinedOutput(); err != nil {
 		panic(fmt.Sprintf("build %s: %v\n%s", pkg, err, msg))
