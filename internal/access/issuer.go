@@ -34,8 +34,8 @@ type Issuer struct {
 
 	// Prefix and a colon stand before every principal and group that the issuer names: with the prefix "corp", the
 	// claim oid "alice" is the principal "corp:alice". It is 1 to 32 of a-z, 0-9 and "-", or empty for at most one
-	// issuer, whose names stay as they are and may have no colon. So no two issuers can name the same principal,
-	// and no issuer can name one of another that was configured before and has left its role assignments behind.
+	// issuer, whose names stay as they are and may have no colon. So no two issuers can name the same principal.
+	// Role assignments hold the name with its prefix: a prefix that passes to another issuer takes them along.
 	Prefix string
 
 	// Groups says whether the claim groups is read. A group counts in decisions exactly as a principal of that

@@ -177,3 +177,7 @@ func lowerASCII(s string) string {
 	}
 	return string(b)
 }
+
+// SamePrincipal reports whether two principals are one, as assignments compare them: exactly, except that the case
+// of a GUID makes no difference.
+func SamePrincipal(a, b string) bool { return sameID(a, b) }

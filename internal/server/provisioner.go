@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"slices"
-	"strings"
 
 	"strongroom/internal/access"
 	"strongroom/internal/controlplane"
@@ -22,11 +21,11 @@ var _ controlplane.Service = (*provisioner)(nil)
 func (p *provisioner) Operator(_ context.Context, c access.Caller) error {
 	own := p.s.client.app.ObjectID
 	for _, id := range p.s.cfg.Operators {
-		if strings.EqualFold(id, c.ObjectID) {
+		if access.SamePrincipal(id, c.ObjectID) {
 			return nil
 		}
 	}
-	if own != "" && strings.EqualFold(own, c.ObjectID) {
+	if own != "" && access.SamePrincipal(own, c.ObjectID) {
 		return nil
 	}
 	return failure.Coded(failure.Forbidden, "AuthorizationFailed", "caller %q is no operator of this server; add the object ID to operators in the server's configuration", c.ObjectID)

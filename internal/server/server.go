@@ -331,6 +331,7 @@ func (s *Server) wire(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		issuer.Prefetch() // an issuer that is down is told of now, and does not keep the server from starting
 		issuers = append(issuers, issuer)
 	}
 	verifier, err := access.NewVerifier(issuers, time.Now)
