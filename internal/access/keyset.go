@@ -70,7 +70,7 @@ func (k *remoteKeys) VerifySignature(ctx context.Context, jwt string) ([]byte, e
 	for i, a := range k.algorithms {
 		algorithms[i] = jose.SignatureAlgorithm(a)
 	}
-	jws, err := jose.ParseSigned(jwt, algorithms)
+	jws, err := jose.ParseSignedCompact(jwt, algorithms)
 	if err != nil || len(jws.Signatures) != 1 {
 		return nil, errors.New("the token is not a JWT with one signature")
 	}
