@@ -90,7 +90,8 @@ func TestAPanicStaysInItsRequest(t *testing.T) {
 			panic(errors.New("canary"))
 		case "/nil":
 			var m map[string]int
-			m["canary"]++ //lint:ignore SA5000 the panic is the point
+			//lint:ignore SA5000 the panic is the point
+			m["canary"]++
 		}
 		_, _ = io.WriteString(w, "fine")
 	})))
