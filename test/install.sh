@@ -3,9 +3,10 @@
 #   azure-cli   the stock client that the end-to-end tests drive
 #   strace      kills the server at an exact system call, and makes a sync fail
 #   e2fsprogs   mkfs.ext4, for the power-loss tests (a loop image that is shut down)
-#   openssl     cross-checks of key files and certificates
+#   openssl, node, curl, python3   cross-checks of key files and certificates: what strict clients think of them
+#   gcc         the race detector
 set -euo pipefail
-declare -A package=([az]=azure-cli [strace]=strace [mkfs.ext4]=e2fsprogs [openssl]=openssl [mount]=mount [gcc]=gcc)
+declare -A package=([az]=azure-cli [strace]=strace [mkfs.ext4]=e2fsprogs [openssl]=openssl [mount]=mount [gcc]=gcc [node]=nodejs [curl]=curl [python3]=python3)
 missing=()
 for tool in "${!package[@]}"; do
   command -v "$tool" >/dev/null || [ -x "/sbin/$tool" ] || missing+=("${package[$tool]}")
