@@ -25,6 +25,7 @@ const (
 	TransferKeyRead            Action = "/securitydomain/transferkey/read"
 	KeyRead                    Action = "/keys/read/action"
 	KeyCreate                  Action = "/keys/create"
+	KeyWrite                   Action = "/keys/write/action"
 	KeySign                    Action = "/keys/sign/action"
 	KeyVerify                  Action = "/keys/verify/action"
 	KeyEncrypt                 Action = "/keys/encrypt/action"

@@ -50,7 +50,7 @@ func BuiltInRoles() []Role {
 			"/keys/deletedKeys/read/action", "/keys/deletedKeys/recover/action", "/keys/deletedKeys/delete", "/keys/export/action",
 		}, manageRoles)},
 		{ID: RoleCryptoUser, Name: "Managed HSM Crypto User", DataActions: slices.Concat([]Action{
-			KeyRead, "/keys/write/action", "/keys/rotate/action", KeyCreate, "/keys/delete", "/keys/import/action", "/keys/release/action",
+			KeyRead, KeyWrite, "/keys/rotate/action", KeyCreate, "/keys/delete", "/keys/import/action", "/keys/release/action",
 			KeyBackup, KeyRestore, "/keys/encrypt/action", "/keys/decrypt/action", "/keys/wrap/action", "/keys/unwrap/action",
 			KeySign, KeyVerify, "/keys/derive/action", "/rng/action",
 		}, readRoles)},

@@ -111,6 +111,7 @@ func TestBuiltInRolesGrant(t *testing.T) {
 		SecurityDomainUploadRead:          {RoleAdministrator},
 		TransferKeyRead:                   {RoleAdministrator},
 		KeyCreate:                         {RoleCryptoUser},
+		KeyWrite:                          {RoleCryptoUser},
 		KeySign:                           {RoleCryptoUser},
 		KeyVerify:                         {RoleCryptoUser},
 		KeyRead:                           {RoleCryptoUser, RoleCryptoAuditor, RoleServiceEncryption},

@@ -100,6 +100,20 @@ type CreateKeyRequest struct {
 	ReleasePolicy json.RawMessage `json:"release_policy,omitempty"`
 }
 
+// UpdateKeyRequest changes attributes, operations and tags of a version. An absent member leaves things as they are.
+type UpdateKeyRequest struct {
+	KeyOps     []string          `json:"key_ops,omitempty"`
+	Attributes *KeyAttributes    `json:"attributes,omitempty"`
+	Tags       map[string]string `json:"tags,omitempty"`
+	// What a key keeps for ever. It is read so that an attempt to change it is refused, not ignored.
+	Kty            string          `json:"kty,omitempty"`
+	KeySize        int             `json:"key_size,omitempty"`
+	PublicExponent int             `json:"public_exponent,omitempty"`
+	Crv            string          `json:"crv,omitempty"`
+	Key            json.RawMessage `json:"key,omitempty"`
+	ReleasePolicy  json.RawMessage `json:"release_policy,omitempty"`
+}
+
 // SignRequest asks for the signature of a digest.
 type SignRequest struct {
 	Alg   string    `json:"alg"`   // JWA name: RS256 … ES512, ES256K

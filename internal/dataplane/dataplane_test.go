@@ -429,13 +429,16 @@ func TestRefusals(t *testing.T) {
 			return out
 		}
 	}
-	for name, body := range map[string]string{"ec": `{"kty":"EC"}`, "rsa": `{"kty":"RSA"}`} {
+	for name, body := range map[string]string{"ec": `{"kty":"EC"}`, "rsa": `{"kty":"RSA"}`, "exchange": `{"kty":"RSA","key_ops":["import"]}`} {
 		if w := f.do(request{method: "POST", path: "/keys/" + name + "/create", hsm: "owned", body: body}); w.Code != 200 {
 			t.Fatalf("create %s: %d %s", name, w.Code, w.Body)
 		}
 	}
 	use := func(path, body string) request {
 		return request{method: "POST", path: "/keys/" + path, hsm: "owned", body: body}
+	}
+	patch := func(path, body string) request {
+		return request{method: "PATCH", path: "/keys/" + path, hsm: "owned", body: body}
 	}
 	three := three()
 	for name, test := range map[string]struct {
@@ -499,6 +502,21 @@ func TestRefusals(t *testing.T) {
 		"encrypt-with-iv":                  {use("rsa/encrypt", `{"alg":"RSA-OAEP-256","value":"AAAA","iv":"AAAAAAAAAAAAAAAA"}`), 400, "BadParameter"},
 		"wrapkey-without-value":            {use("rsa/wrapkey", `{"alg":"RSA-OAEP-256"}`), 400, "BadParameter"},
 		"wrapkey-in-another-case":          {use("rsa/wrapKey", `{"alg":"RSA-OAEP-256","value":"AAAA"}`), 404, "RouteNotFound"},
+		"update-unknown":                   {patch("none", `{}`), 404, "KeyNotFound"},
+		"update-unknown-version":           {patch("ec/00000000000000000000000000000000", `{}`), 404, "KeyNotFound"},
+		"update-without-body":              {patch("ec", ``), 400, "BadParameter"},
+		"update-type":                      {patch("ec", `{"kty":"RSA"}`), 400, "BadParameter"},
+		"update-size":                      {patch("rsa/", `{"key_size":4096}`), 400, "BadParameter"},
+		"update-curve":                     {patch("ec", `{"crv":"P-384"}`), 400, "BadParameter"},
+		"update-exportable":                {patch("ec", `{"attributes":{"exportable":true}}`), 400, "BadParameter"},
+		"update-material":                  {patch("ec", `{"key":{"kty":"EC"}}`), 400, "BadParameter"},
+		"update-release-policy":            {patch("ec", `{"release_policy":{"data":"e30"}}`), 400, "BadParameter"},
+		"update-operation-of-other-type":   {patch("ec", `{"key_ops":["encrypt"]}`), 400, "BadParameter"},
+		"update-import-key-decrypts":       {patch("exchange", `{"key_ops":["import","decrypt"]}`), 400, "BadParameter"},
+		"update-import-key-loses-import":   {patch("exchange", `{"key_ops":[]}`), 400, "BadParameter"},
+		"update-becomes-import-key":        {patch("rsa", `{"key_ops":["import"]}`), 400, "BadParameter"},
+		"update-time-out-of-range":         {patch("ec", `{"attributes":{"exp":-1}}`), 400, "BadParameter"},
+		"update-exp-before-nbf":            {patch("ec", `{"attributes":{"nbf":2000000000,"exp":1999999999}}`), 400, "BadParameter"},
 		"restore-garbage":                  {request{method: "POST", path: "/keys/restore", hsm: "owned", body: `{"value":"AAAA"}`}, 400, ""},
 		"restore-not-base64url":            {request{method: "POST", path: "/keys/restore", hsm: "owned", body: `{"value":"a+b="}`}, 400, "BadParameter"},
 		"no-token":                         {request{method: "GET", path: "/keys", token: "none"}, 401, "Unauthorized"},
@@ -733,6 +751,7 @@ func FuzzRequest(fz *testing.F) {
 	fz.Add("POST", "/keys/k/create", "api-version=7.4", []byte(`{"kty":"EC","crv":"P-256","attributes":{"exp":1}}`))
 	fz.Add("POST", "/keys/k//sign", "api-version=7.4", []byte(`{"alg":"ES256","value":"AA"}`))
 	fz.Add("POST", "/keys/k/decrypt", "api-version=7.4", []byte(`{"alg":"RSA-OAEP-256","value":"AAAA","iv":"","aad":null}`))
+	fz.Add("PATCH", "/keys/k/", "api-version=7.4", []byte(`{"key_ops":["sign"],"attributes":{"enabled":false,"exp":1},"tags":{}}`))
 	fz.Add("GET", "/keys", "api-version=7.4&maxresults=1&$skiptoken=x", []byte(nil))
 	fz.Add("POST", "/keys/restore", "api-version=7.4", []byte(`{"value":"AAAA"}`))
 	fz.Fuzz(func(t *testing.T, method, path, query string, body []byte) {

@@ -2,6 +2,7 @@ package dataplane
 
 import (
 	"context"
+	"encoding/json"
 	"math/big"
 	"net/http"
 	"net/url"
@@ -24,7 +25,7 @@ func createKey(ctx context.Context, c *call) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	if len(request.ReleasePolicy) > 0 && string(request.ReleasePolicy) != "null" {
+	if given(request.ReleasePolicy) {
 		return answer{}, failure.New(failure.BadParameter, "Non-exportable keys must not have release policy")
 	}
 	p := keys.CreateParams{Type: request.Kty, Bits: request.KeySize, Exponent: request.PublicExponent, Curve: request.Crv, Ops: request.KeyOps, Tags: request.Tags}
@@ -62,6 +63,42 @@ func getKey(ctx context.Context, c *call) (answer, error) {
 	}
 	return ok(c.bundle(key))
 }
+
+func updateKey(ctx context.Context, c *call) (answer, error) {
+	request, err := decode[api.UpdateKeyRequest](c)
+	if err != nil {
+		return answer{}, err
+	}
+	switch {
+	case given(request.Key):
+		return answer{}, failure.New(failure.BadParameter, "key material cannot be changed: leave key out, and create a new version")
+	case given(request.ReleasePolicy):
+		return answer{}, failure.New(failure.BadParameter, "Non-exportable keys must not have release policy")
+	}
+	p := keys.UpdateParams{Ops: request.KeyOps, Tags: request.Tags,
+		Type: request.Kty, Bits: request.KeySize, Exponent: request.PublicExponent, Curve: request.Crv}
+	if a := request.Attributes; a != nil {
+		p.Enabled, p.Exportable = a.Enabled, a.Exportable
+		if p.NotBefore, err = moment("nbf", a.NotBefore); err != nil {
+			return answer{}, err
+		}
+		if p.Expires, err = moment("exp", a.Expires); err != nil {
+			return answer{}, err
+		}
+	}
+	k, err := c.keys(ctx)
+	if err != nil {
+		return answer{}, err
+	}
+	key, err := k.Update(ctx, c.caller, c.name, c.version, p)
+	if err != nil {
+		return answer{}, err
+	}
+	return ok(c.bundle(key))
+}
+
+// given reports whether a member of a request was there and not null.
+func given(member json.RawMessage) bool { return len(member) > 0 && string(member) != "null" }
 
 func listKeys(ctx context.Context, c *call) (answer, error) {
 	return c.list(ctx, "/keys", func(k *keys.Keys, token string, max int) (keys.Page, error) {

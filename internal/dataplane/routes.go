@@ -25,6 +25,8 @@ var routes = []route{
 	{"POST", "keys/restore", operation{maxBody: restoreBody, run: restoreKey}},
 	{"GET", "keys/{name}", operation{run: getKey}},
 	{"GET", "keys/{name}/{version}", operation{run: getKey}},
+	{"PATCH", "keys/{name}", operation{maxBody: smallBody, run: updateKey}},
+	{"PATCH", "keys/{name}/{version}", operation{maxBody: smallBody, run: updateKey}},
 	{"GET", "keys/{name}/versions", operation{run: listKeyVersions}},
 	{"POST", "keys/{name}/create", operation{maxBody: smallBody, run: createKey}},
 	{"POST", "keys/{name}/backup", operation{run: backupKey}},

@@ -126,8 +126,7 @@ func (p CreateParams) record(t engine.Type, now time.Time) (versionRecord, error
 		to   **int64
 	}{{p.NotBefore, &v.NotBefore}, {p.Expires, &v.Expires}} {
 		if bound.from != nil {
-			unix := bound.from.Unix()
-			*bound.to = &unix
+			*bound.to = unix(bound.from)
 		}
 	}
 	return v, v.checkAttributes(t)

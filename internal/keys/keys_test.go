@@ -3,6 +3,7 @@ package keys
 import (
 	"context"
 	"errors"
+	"maps"
 	"reflect"
 	"slices"
 	"strings"
@@ -387,6 +388,10 @@ func calls(t *testing.T, s stock) map[string]struct {
 			_, err := b.Verify(ctx, alice, "My-Key", "", "ES256", digest(), make([]byte, 64))
 			return err
 		}},
+		"Update": {access.KeyWrite, "/keys/my-key", func(b *bench) error {
+			_, err := b.Update(ctx, alice, "My-Key", "", UpdateParams{Tags: map[string]string{"a": "b"}})
+			return err
+		}},
 		"Backup":  {access.KeyBackup, "/keys/my-key", func(b *bench) error { _, err := b.Backup(ctx, alice, "My-Key"); return err }},
 		"Restore": {access.KeyRestore, "/keys", func(b *bench) error { _, err := b.Restore(ctx, alice, s.restored); return err }},
 		"Encrypt": {access.KeyEncrypt, "/keys/my-rsa", func(b *bench) error {
@@ -613,6 +618,10 @@ func TestBrokenGround(t *testing.T) {
 			return err
 		},
 		"restore": func(b *bench) error { _, err := b.Restore(t.Context(), alice, blob); return err },
+		"update": func(b *bench) error {
+			_, err := b.Update(t.Context(), alice, "old", "", UpdateParams{Enabled: ptr(false)})
+			return err
+		},
 	}
 	for name, write := range writes {
 		for fault, row := range map[string]struct {
@@ -627,13 +636,13 @@ func TestBrokenGround(t *testing.T) {
 			t.Run(name+", "+fault, func(t *testing.T) {
 				b := newBench(t, memory.New(), alphaID, ownDomain)
 				b.create(t, "old", CreateParams{})
-				before := len(dump(t, b.store))
+				before := dump(t, b.store)
 				b.store.Inject(row.fault)
 				wantKind(t, write(b), row.kind)
 				again := newBench(t, b.store.Restart(), alphaID, ownDomain)
-				after := len(dump(t, again.store))
-				if (after != before) != row.whole {
-					t.Errorf("%d records before, %d after", before, after)
+				after := dump(t, again.store)
+				if maps.Equal(before, after) == row.whole {
+					t.Errorf("%d records before, %d after, the same: %t", len(before), len(after), maps.Equal(before, after))
 				}
 				for _, name := range []string{"k", "old", "restored"} {
 					if all, err := again.everyVersion(t, name); err != nil && failure.KindOf(err) != failure.NotFound {

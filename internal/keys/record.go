@@ -282,23 +282,33 @@ func (k *Keys) loadVersion(ctx context.Context, eng engine.Engine, r store.Reade
 // find returns a key and one of its versions; version "" is the latest.
 func (k *Keys) find(ctx context.Context, eng engine.Engine, lower, version string) (rec *keyRecord, v *versionRecord, err error) {
 	err = k.cfg.Store.View(ctx, func(r store.Reader) error {
-		if rec, err = k.loadKey(ctx, eng, r, lower); err != nil {
-			return err
-		}
-		if rec == nil {
-			return notFound(lower)
-		}
-		index := len(rec.Versions) - 1
-		if version != "" {
-			index = slices.IndexFunc(rec.Versions, func(ref versionRef) bool { return ref.ID == version })
-		}
-		if index < 0 {
-			return versionNotFound(rec.Name, version)
-		}
-		v, err = k.loadVersion(ctx, eng, r, lower, rec, index)
+		rec, v, _, err = k.lookUp(ctx, eng, r, lower, version)
 		return err
 	})
 	return rec, v, store.Failure(err)
+}
+
+// lookUp is find inside a transaction. It also returns where in rec.Versions the version is.
+func (k *Keys) lookUp(ctx context.Context, eng engine.Engine, r store.Reader, lower, version string) (*keyRecord, *versionRecord, int, error) {
+	rec, err := k.loadKey(ctx, eng, r, lower)
+	if err != nil {
+		return nil, nil, 0, err
+	}
+	if rec == nil {
+		return nil, nil, 0, notFound(lower)
+	}
+	index := len(rec.Versions) - 1
+	if version != "" {
+		index = slices.IndexFunc(rec.Versions, func(ref versionRef) bool { return ref.ID == version })
+	}
+	if index < 0 {
+		return nil, nil, 0, versionNotFound(rec.Name, version)
+	}
+	v, err := k.loadVersion(ctx, eng, r, lower, rec, index)
+	if err != nil {
+		return nil, nil, 0, err
+	}
+	return rec, v, index, nil
 }
 
 // count returns how many keys there are.
