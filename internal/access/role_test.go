@@ -112,6 +112,8 @@ func TestBuiltInRolesGrant(t *testing.T) {
 		TransferKeyRead:                   {RoleAdministrator},
 		KeyCreate:                         {RoleCryptoUser},
 		KeyWrite:                          {RoleCryptoUser},
+		KeyDelete:                         {RoleCryptoUser},
+		DeletedKeyRecover:                 {RoleCryptoOfficer},
 		KeySign:                           {RoleCryptoUser},
 		KeyVerify:                         {RoleCryptoUser},
 		KeyRead:                           {RoleCryptoUser, RoleCryptoAuditor, RoleServiceEncryption},

@@ -74,11 +74,25 @@ type KeyBundle struct {
 	Tags       map[string]string `json:"tags,omitempty"`
 }
 
+// Deletion is what the answers about deleted keys say besides. Times are Unix seconds.
+type Deletion struct {
+	RecoveryID         string `json:"recoveryId"` // "https://host/deletedkeys/name"
+	DeletedDate        int64  `json:"deletedDate"`
+	ScheduledPurgeDate int64  `json:"scheduledPurgeDate"`
+}
+
+// DeletedKeyBundle is a deleted key, with its latest version.
+type DeletedKeyBundle struct {
+	KeyBundle
+	Deletion
+}
+
 // KeyItem is a key in a list.
 type KeyItem struct {
 	Kid        string            `json:"kid"`
 	Attributes KeyAttributes     `json:"attributes"`
 	Tags       map[string]string `json:"tags,omitempty"`
+	*Deletion                    // in lists of deleted keys only
 }
 
 // KeyList is one page of keys or versions. Clients follow NextLink as it is.

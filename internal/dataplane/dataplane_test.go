@@ -434,9 +434,20 @@ func TestRefusals(t *testing.T) {
 			t.Fatalf("create %s: %d %s", name, w.Code, w.Body)
 		}
 	}
+	saved := "" // the backup of a key that is deleted now
 	use := func(path, body string) request {
 		return request{method: "POST", path: "/keys/" + path, hsm: "owned", body: body}
 	}
+	for _, r := range []request{use("deleted/create", `{"kty":"EC"}`), use("deleted/backup", ""), {method: "DELETE", path: "/keys/deleted", hsm: "owned"}} {
+		w := f.do(r)
+		if w.Code != 200 {
+			t.Fatalf("%s %s: %d %s", r.method, r.path, w.Code, w.Body)
+		}
+		if strings.HasSuffix(r.path, "backup") {
+			saved = value(t, w, 200)
+		}
+	}
+	deleted := func(method, path string) request { return request{method: method, path: path, hsm: "owned"} }
 	patch := func(path, body string) request {
 		return request{method: "PATCH", path: "/keys/" + path, hsm: "owned", body: body}
 	}
@@ -517,6 +528,18 @@ func TestRefusals(t *testing.T) {
 		"update-becomes-import-key":        {patch("rsa", `{"key_ops":["import"]}`), 400, "BadParameter"},
 		"update-time-out-of-range":         {patch("ec", `{"attributes":{"exp":-1}}`), 400, "BadParameter"},
 		"update-exp-before-nbf":            {patch("ec", `{"attributes":{"nbf":2000000000,"exp":1999999999}}`), 400, "BadParameter"},
+		"create-over-deleted":              {use("Deleted/create", `{"kty":"EC"}`), 409, "Conflict"},
+		"restore-over-deleted":             {request{method: "POST", path: "/keys/restore", hsm: "owned", body: quote(saved)}, 409, "Conflict"},
+		"get-deleted":                      {deleted("GET", "/keys/deleted"), 404, "KeyNotFound"},
+		"versions-of-deleted":              {deleted("GET", "/keys/deleted/versions"), 404, "KeyNotFound"},
+		"sign-with-deleted":                {use("deleted/sign", `{"alg":"ES256","value":"`+strings.Repeat("A", 43)+`"}`), 404, "KeyNotFound"},
+		"backup-of-deleted":                {use("deleted/backup", ""), 404, "KeyNotFound"},
+		"delete-twice":                     {deleted("DELETE", "/keys/deleted"), 404, "KeyNotFound"},
+		"delete-a-version":                 {deleted("DELETE", "/keys/ec/00000000000000000000000000000000"), 405, "MethodNotAllowed"},
+		"deleted-unknown":                  {deleted("GET", "/deletedkeys/ec"), 404, "KeyNotFound"},
+		"recover-not-deleted":              {deleted("POST", "/deletedkeys/ec/recover"), 404, "KeyNotFound"},
+		"purge-not-deleted":                {deleted("DELETE", "/deletedkeys/ec"), 404, "KeyNotFound"},
+		"deleted-page-too-large":           {request{method: "GET", path: "/deletedkeys", query: "api-version=7.0&maxresults=26", hsm: "owned"}, 400, "BadParameter"},
 		"restore-garbage":                  {request{method: "POST", path: "/keys/restore", hsm: "owned", body: `{"value":"AAAA"}`}, 400, ""},
 		"restore-not-base64url":            {request{method: "POST", path: "/keys/restore", hsm: "owned", body: `{"value":"a+b="}`}, 400, "BadParameter"},
 		"no-token":                         {request{method: "GET", path: "/keys", token: "none"}, 401, "Unauthorized"},
@@ -752,6 +775,10 @@ func FuzzRequest(fz *testing.F) {
 	fz.Add("POST", "/keys/k//sign", "api-version=7.4", []byte(`{"alg":"ES256","value":"AA"}`))
 	fz.Add("POST", "/keys/k/decrypt", "api-version=7.4", []byte(`{"alg":"RSA-OAEP-256","value":"AAAA","iv":"","aad":null}`))
 	fz.Add("PATCH", "/keys/k/", "api-version=7.4", []byte(`{"key_ops":["sign"],"attributes":{"enabled":false,"exp":1},"tags":{}}`))
+	fz.Add("DELETE", "/keys/k", "api-version=7.0", []byte(nil))
+	fz.Add("GET", "/deletedkeys", "api-version=7.0&maxresults=1", []byte(nil))
+	fz.Add("POST", "/deletedkeys/k/recover", "api-version=7.0", []byte(nil))
+	fz.Add("DELETE", "/deletedkeys/k", "api-version=7.0", []byte(nil))
 	fz.Add("GET", "/keys", "api-version=7.4&maxresults=1&$skiptoken=x", []byte(nil))
 	fz.Add("POST", "/keys/restore", "api-version=7.4", []byte(`{"value":"AAAA"}`))
 	fz.Fuzz(func(t *testing.T, method, path, query string, body []byte) {

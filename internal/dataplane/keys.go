@@ -132,7 +132,12 @@ func (c *call) list(ctx context.Context, path string, page func(k *keys.Keys, to
 	}
 	list := api.KeyList{Value: []api.KeyItem{}}
 	for _, item := range p.Items {
-		list.Value = append(list.Value, api.KeyItem{Kid: c.kid(item.Name, item.Version), Attributes: attributes(item.Attributes), Tags: item.Tags})
+		line := api.KeyItem{Kid: c.kid(item.Name, item.Version), Attributes: attributes(item.Attributes), Tags: item.Tags}
+		if item.DeletedAt != nil {
+			d := c.deletion(item.Name, *item.DeletedAt, *item.PurgeAt)
+			line.Deletion = &d
+		}
+		list.Value = append(list.Value, line)
 	}
 	if p.Next != "" {
 		next := url.Values{"api-version": {c.query.Get("api-version")}, "$skiptoken": {p.Next}}
@@ -142,6 +147,60 @@ func (c *call) list(ctx context.Context, path string, page func(k *keys.Keys, to
 		list.NextLink = c.base + path + "?" + next.Encode()
 	}
 	return ok(list)
+}
+
+func deleteKey(ctx context.Context, c *call) (answer, error) {
+	k, err := c.keys(ctx)
+	if err != nil {
+		return answer{}, err
+	}
+	key, err := k.Delete(ctx, c.caller, c.name)
+	if err != nil {
+		return answer{}, err
+	}
+	return ok(c.deletedBundle(key))
+}
+
+func listDeletedKeys(ctx context.Context, c *call) (answer, error) {
+	return c.list(ctx, "/deletedkeys", func(k *keys.Keys, token string, max int) (keys.Page, error) {
+		return k.ListDeleted(ctx, c.caller, token, max)
+	})
+}
+
+func getDeletedKey(ctx context.Context, c *call) (answer, error) {
+	k, err := c.keys(ctx)
+	if err != nil {
+		return answer{}, err
+	}
+	key, err := k.GetDeleted(ctx, c.caller, c.name)
+	if err != nil {
+		return answer{}, err
+	}
+	return ok(c.deletedBundle(key))
+}
+
+func recoverKey(ctx context.Context, c *call) (answer, error) {
+	k, err := c.keys(ctx)
+	if err != nil {
+		return answer{}, err
+	}
+	key, err := k.Recover(ctx, c.caller, c.name)
+	if err != nil {
+		return answer{}, err
+	}
+	return ok(c.bundle(key))
+}
+
+// purgeKey answers 204, which one stock client insists on.
+func purgeKey(ctx context.Context, c *call) (answer, error) {
+	k, err := c.keys(ctx)
+	if err != nil {
+		return answer{}, err
+	}
+	if err := k.Purge(ctx, c.caller, c.name); err != nil {
+		return answer{}, err
+	}
+	return answer{status: http.StatusNoContent}, nil
 }
 
 func signDigest(ctx context.Context, c *call) (answer, error) {
@@ -283,6 +342,14 @@ func (c *call) bundle(k keys.Key) api.KeyBundle {
 		jwk.Crv, jwk.X, jwk.Y = k.Public.Curve, k.Public.X.FillBytes(make([]byte, size)), k.Public.Y.FillBytes(make([]byte, size))
 	}
 	return api.KeyBundle{Key: jwk, Attributes: attributes(k.Attributes), Tags: k.Tags}
+}
+
+func (c *call) deletedBundle(k keys.DeletedKey) api.DeletedKeyBundle {
+	return api.DeletedKeyBundle{KeyBundle: c.bundle(k.Key), Deletion: c.deletion(k.Name, k.DeletedAt, k.PurgeAt)}
+}
+
+func (c *call) deletion(name string, at, purge time.Time) api.Deletion {
+	return api.Deletion{RecoveryID: c.base + "/deletedkeys/" + name, DeletedDate: at.Unix(), ScheduledPurgeDate: purge.Unix()}
 }
 
 // fieldBytes are the coordinate lengths of RFC 7518 section 6.2.1.2.

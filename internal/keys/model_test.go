@@ -20,11 +20,12 @@ type modelKey struct {
 	versions []Key
 }
 
-// Random sequences of create, get, list, sign, backup and restore over two HSMs of one domain, beside a map.
+// Random sequences of everything that can be done with keys over two HSMs of one domain, beside a map.
 func TestModel(t *testing.T) {
 	type hsm struct {
 		*bench
-		keys map[string]*modelKey
+		keys    map[string]*modelKey
+		deleted map[string]*modelKey
 	}
 	type saved struct {
 		blob []byte
@@ -33,8 +34,8 @@ func TestModel(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		shared := memory.New()
 		hsms := []*hsm{
-			{newBench(t, shared, alphaID, ownDomain), map[string]*modelKey{}},
-			{newBench(t, shared, betaID, ownDomain), map[string]*modelKey{}},
+			{newBench(t, shared, alphaID, ownDomain), map[string]*modelKey{}, map[string]*modelKey{}},
+			{newBench(t, shared, betaID, ownDomain), map[string]*modelKey{}, map[string]*modelKey{}},
 		}
 		var backups []saved
 		ctx := t.Context()
@@ -48,6 +49,12 @@ func TestModel(t *testing.T) {
 					p.Tags = map[string]string{"t": n}
 				}
 				made, err := h.Create(ctx, alice, n, p)
+				if h.deleted[strings.ToLower(n)] != nil {
+					if failure.KindOf(err) != failure.Conflict {
+						rt.Fatalf("create over the deleted %s: %v", n, err)
+					}
+					return
+				}
 				if err != nil {
 					rt.Fatalf("create %s: %v", n, err)
 				}
@@ -107,6 +114,15 @@ func TestModel(t *testing.T) {
 				if !slices.Equal(got, want) {
 					rt.Fatalf("list: %v, want %v", got, want)
 				}
+				page, err := h.ListDeleted(ctx, alice, "", 0)
+				if err != nil || len(page.Items) != len(h.deleted) {
+					rt.Fatalf("deleted: %v, %v; want %d", names(page.Items), err, len(h.deleted))
+				}
+				for _, item := range page.Items {
+					if k := h.deleted[strings.ToLower(item.Name)]; k == nil || k.name != item.Name {
+						rt.Fatalf("%s is said to be deleted", item.Name)
+					}
+				}
 				for _, k := range h.keys {
 					all, err := h.everyVersion(t, k.name)
 					var want []string
@@ -117,6 +133,72 @@ func TestModel(t *testing.T) {
 						rt.Fatalf("versions of %s: %v, %v; want %v", k.name, versions(all), err, want)
 					}
 				}
+			},
+			"update": func(rt *rapid.T) {
+				h, n := pick.Draw(rt, "hsm"), name.Draw(rt, "name")
+				p := UpdateParams{Enabled: ptr(rapid.Bool().Draw(rt, "enabled"))}
+				if rapid.Bool().Draw(rt, "tagged") {
+					p.Tags = map[string]string{"u": n}
+				}
+				k := h.keys[strings.ToLower(n)]
+				if k == nil {
+					if _, err := h.Update(ctx, alice, n, "", p); failure.KindOf(err) != failure.NotFound {
+						rt.Fatalf("update of %s, which does not exist: %v", n, err)
+					}
+					return
+				}
+				want := &k.versions[rapid.IntRange(0, len(k.versions)-1).Draw(rt, "version")]
+				got, err := h.Update(ctx, alice, n, want.Version, p)
+				want.Enabled = *p.Enabled
+				if p.Tags != nil {
+					want.Tags = p.Tags
+				}
+				if diff := cmp.Diff(*want, got, sameKeys); err != nil || diff != "" {
+					rt.Fatalf("update %s (%v): %s", n, err, diff)
+				}
+			},
+			"delete": func(rt *rapid.T) {
+				h, n := pick.Draw(rt, "hsm"), name.Draw(rt, "name")
+				lower := strings.ToLower(n)
+				got, err := h.Delete(ctx, alice, n)
+				k := h.keys[lower]
+				if k == nil {
+					if failure.KindOf(err) != failure.NotFound {
+						rt.Fatalf("delete %s, which does not exist: %v", n, err)
+					}
+					return
+				}
+				if diff := cmp.Diff(k.versions[len(k.versions)-1], got.Key, sameKeys); err != nil || diff != "" {
+					rt.Fatalf("delete %s (%v): %s", n, err, diff)
+				}
+				delete(h.keys, lower)
+				h.deleted[lower] = k
+			},
+			"recover": func(rt *rapid.T) {
+				h, n := pick.Draw(rt, "hsm"), name.Draw(rt, "name")
+				lower := strings.ToLower(n)
+				got, err := h.Recover(ctx, alice, n)
+				k := h.deleted[lower]
+				if k == nil {
+					if failure.KindOf(err) != failure.NotFound {
+						rt.Fatalf("recover %s, which is not deleted: %v", n, err)
+					}
+					return
+				}
+				if diff := cmp.Diff(k.versions[len(k.versions)-1], got, sameKeys); err != nil || diff != "" {
+					rt.Fatalf("recover %s (%v): %s", n, err, diff)
+				}
+				delete(h.deleted, lower)
+				h.keys[lower] = k
+			},
+			"purge": func(rt *rapid.T) {
+				h, n := pick.Draw(rt, "hsm"), name.Draw(rt, "name")
+				lower := strings.ToLower(n)
+				err := h.Purge(ctx, alice, n)
+				if h.deleted[lower] == nil && failure.KindOf(err) != failure.NotFound || h.deleted[lower] != nil && err != nil {
+					rt.Fatalf("purge %s: %v", n, err)
+				}
+				delete(h.deleted, lower)
 			},
 			"backup": func(rt *rapid.T) {
 				h, n := pick.Draw(rt, "hsm"), name.Draw(rt, "name")
@@ -140,7 +222,7 @@ func TestModel(t *testing.T) {
 				h, s := pick.Draw(rt, "hsm"), rapid.SampledFrom(backups).Draw(rt, "backup")
 				lower := strings.ToLower(s.key.name)
 				got, err := h.Restore(ctx, alice, s.blob)
-				if h.keys[lower] != nil {
+				if h.keys[lower] != nil || h.deleted[lower] != nil {
 					if failure.KindOf(err) != failure.Conflict {
 						rt.Fatalf("restore over %s: %v", s.key.name, err)
 					}

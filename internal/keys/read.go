@@ -29,13 +29,22 @@ func (k *Keys) Get(ctx context.Context, caller access.Caller, name, version stri
 
 // List returns up to max keys (1 to MaxPage; 0 means MaxPage) by name, from the start or from where a page with
 // that token ended. Keys that come and go between two pages neither repeat others nor hide them.
-func (k *Keys) List(ctx context.Context, caller access.Caller, token string, max int) (page Page, err error) {
-	eng, err := k.enter(ctx, caller, access.KeyRead, access.ScopeKeys)
+func (k *Keys) List(ctx context.Context, caller access.Caller, token string, max int) (Page, error) {
+	return k.list(ctx, caller, access.KeyRead, false, token, max)
+}
+
+// list is List for the keys in use or for the deleted ones.
+func (k *Keys) list(ctx context.Context, caller access.Caller, action access.Action, deleted bool, token string, max int) (page Page, err error) {
+	eng, err := k.enter(ctx, caller, action, access.ScopeKeys)
 	if err != nil {
 		return Page{}, err
 	}
 	if max, err = pageSize(max); err != nil {
 		return Page{}, err
+	}
+	prefix := k.keyPrefix()
+	if deleted {
+		prefix = k.deletedPrefix()
 	}
 	after := ""
 	if token != "" {
@@ -43,17 +52,17 @@ func (k *Keys) List(ctx context.Context, caller access.Caller, token string, max
 		if err != nil || !validName.Match(last) {
 			return Page{}, badToken()
 		}
-		after = k.keyPath(strings.ToLower(string(last)))
+		after = prefix + strings.ToLower(string(last))
 	}
 	err = k.cfg.Store.View(ctx, func(r store.Reader) error {
 		last := ""
-		for path, raw := range r.Scan(k.keyPrefix(), after) {
+		for path, raw := range r.Scan(prefix, after) {
 			if len(page.Items) == max {
 				page.Next = base64.RawURLEncoding.EncodeToString([]byte(last))
 				return nil
 			}
-			lower := strings.TrimPrefix(path, k.keyPrefix())
-			rec, err := k.openKey(ctx, eng, r, lower, raw)
+			lower := strings.TrimPrefix(path, prefix)
+			rec, err := k.openKey(ctx, eng, r, lower, deleted, raw)
 			if err != nil {
 				return err
 			}
@@ -61,7 +70,11 @@ func (k *Keys) List(ctx context.Context, caller access.Caller, token string, max
 			if err != nil {
 				return err
 			}
-			page.Items = append(page.Items, Item{Name: rec.Name, Attributes: k.attributes(v), Tags: cloneTags(v.Tags)})
+			item := Item{Name: rec.Name, Attributes: k.attributes(v), Tags: cloneTags(v.Tags)}
+			if deleted {
+				item.DeletedAt, item.PurgeAt = moment(&rec.Deleted.At), moment(&rec.Deleted.Purge)
+			}
+			page.Items = append(page.Items, item)
 			last = lower
 		}
 		return nil
