@@ -38,6 +38,7 @@ const (
 	KeyUnwrap                  Action = "/keys/unwrap/action"
 	KeyBackup                  Action = "/keys/backup/action"
 	KeyRestore                 Action = "/keys/restore/action"
+	RandomBytes                Action = "/rng/action"
 )
 
 // Scopes: "/" and "/keys" mean the whole HSM, "/keys/{name}" one key with all its versions.

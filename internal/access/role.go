@@ -52,7 +52,7 @@ func BuiltInRoles() []Role {
 		{ID: RoleCryptoUser, Name: "Managed HSM Crypto User", DataActions: slices.Concat([]Action{
 			KeyRead, KeyWrite, "/keys/rotate/action", KeyCreate, KeyDelete, "/keys/import/action", "/keys/release/action",
 			KeyBackup, KeyRestore, "/keys/encrypt/action", "/keys/decrypt/action", "/keys/wrap/action", "/keys/unwrap/action",
-			KeySign, KeyVerify, "/keys/derive/action", "/rng/action",
+			KeySign, KeyVerify, "/keys/derive/action", RandomBytes,
 		}, readRoles)},
 		{ID: RolePolicyAdministrator, Name: "Managed HSM Policy Administrator", DataActions: manageRoles},
 		{ID: RoleCryptoAuditor, Name: "Managed HSM Crypto Auditor", DataActions: slices.Concat([]Action{

@@ -112,6 +112,7 @@ func TestBuiltInRolesGrant(t *testing.T) {
 		TransferKeyRead:                   {RoleAdministrator},
 		KeyCreate:                         {RoleCryptoUser},
 		KeyWrite:                          {RoleCryptoUser},
+		RandomBytes:                       {RoleCryptoUser},
 		KeyDelete:                         {RoleCryptoUser},
 		DeletedKeyRecover:                 {RoleCryptoOfficer},
 		KeySign:                           {RoleCryptoUser},

@@ -167,3 +167,13 @@ type VerifyResult struct {
 type BackupResult struct {
 	Value Base64URL `json:"value"`
 }
+
+// RandomRequest asks for random bytes.
+type RandomRequest struct {
+	Count int `json:"count"` // 1 to 128
+}
+
+// RandomResult carries them.
+type RandomResult struct {
+	Value Base64URL `json:"value"`
+}

@@ -540,6 +540,11 @@ func TestRefusals(t *testing.T) {
 		"recover-not-deleted":              {deleted("POST", "/deletedkeys/ec/recover"), 404, "KeyNotFound"},
 		"purge-not-deleted":                {deleted("DELETE", "/deletedkeys/ec"), 404, "KeyNotFound"},
 		"deleted-page-too-large":           {request{method: "GET", path: "/deletedkeys", query: "api-version=7.0&maxresults=26", hsm: "owned"}, 400, "BadParameter"},
+		"rng-none":                         {request{method: "POST", path: "/rng", hsm: "owned", body: `{"count":0}`}, 400, "BadParameter"},
+		"rng-too-many":                     {request{method: "POST", path: "/rng", hsm: "owned", body: `{"count":129}`}, 400, "BadParameter"},
+		"rng-not-a-number":                 {request{method: "POST", path: "/rng", hsm: "owned", body: `{"count":"8"}`}, 400, "BadParameter"},
+		"rng-without-body":                 {request{method: "POST", path: "/rng", hsm: "owned"}, 400, "BadParameter"},
+		"rng-before-activation":            {post("/rng", `{"count":8}`), 403, "HsmNotActivated"},
 		"restore-garbage":                  {request{method: "POST", path: "/keys/restore", hsm: "owned", body: `{"value":"AAAA"}`}, 400, ""},
 		"restore-not-base64url":            {request{method: "POST", path: "/keys/restore", hsm: "owned", body: `{"value":"a+b="}`}, 400, "BadParameter"},
 		"no-token":                         {request{method: "GET", path: "/keys", token: "none"}, 401, "Unauthorized"},
@@ -779,6 +784,7 @@ func FuzzRequest(fz *testing.F) {
 	fz.Add("GET", "/deletedkeys", "api-version=7.0&maxresults=1", []byte(nil))
 	fz.Add("POST", "/deletedkeys/k/recover", "api-version=7.0", []byte(nil))
 	fz.Add("DELETE", "/deletedkeys/k", "api-version=7.0", []byte(nil))
+	fz.Add("POST", "/rng", "api-version=7.4", []byte(`{"count":128}`))
 	fz.Add("GET", "/keys", "api-version=7.4&maxresults=1&$skiptoken=x", []byte(nil))
 	fz.Add("POST", "/keys/restore", "api-version=7.4", []byte(`{"value":"AAAA"}`))
 	fz.Fuzz(func(t *testing.T, method, path, query string, body []byte) {

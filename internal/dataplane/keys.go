@@ -321,6 +321,23 @@ func restoreKey(ctx context.Context, c *call) (answer, error) {
 	return ok(c.bundle(key))
 }
 
+func randomBytes(ctx context.Context, c *call) (answer, error) {
+	request, err := decode[api.RandomRequest](c)
+	if err != nil {
+		return answer{}, err
+	}
+	k, err := c.keys(ctx)
+	if err != nil {
+		return answer{}, err
+	}
+	random, err := k.Random(ctx, c.caller, request.Count)
+	if err != nil {
+		return answer{}, err
+	}
+	// As with a plaintext: it may become somebody's key, and goes to the caller who asked for it.
+	return answer{status: http.StatusOK, wipe: random.Wipe, body: api.RandomResult{Value: random.Reveal()}}, nil
+}
+
 func (c *call) keys(ctx context.Context) (*keys.Keys, error) { return c.hsm.Keys(ctx) }
 
 // kid names a key, or a version of it, under the address by which the client reached this HSM.

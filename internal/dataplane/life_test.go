@@ -1,6 +1,7 @@
 package dataplane_test
 
 import (
+	"encoding/base64"
 	"encoding/json"
 	"net/http/httptest"
 	"strings"
@@ -167,5 +168,22 @@ func TestDeletedPagesOnTheWire(t *testing.T) {
 	}
 	if strings.Join(got, "") != "abcde" {
 		t.Errorf("the pages hold %v", got)
+	}
+}
+
+// Random bytes come as base64url without padding, as many as asked for, and other ones each time.
+func TestRandomOnTheWire(t *testing.T) {
+	f := newFixture(t, "alpha")
+	f.activate("alpha")
+	seen := map[string]bool{}
+	for count, body := range map[int]string{16: `{"count":16}`, 17: `{"count":17,"extra":1}`, 128: `{"count":128}`} {
+		for range 2 {
+			text := value(t, f.do(request{method: "POST", path: "/rng", body: body}), 200)
+			random, err := base64.RawURLEncoding.DecodeString(text)
+			if err != nil || len(random) != count || seen[text] {
+				t.Errorf("%d bytes: got %d, seen before: %t, %v", count, len(random), seen[text], err)
+			}
+			seen[text] = true
+		}
 	}
 }

@@ -21,6 +21,8 @@ var routes = []route{
 	{"DELETE", "securitydomain/upload", operation{run: cancelRecovery}}, // Strongroom's own
 	{"GET", "securitydomain", operation{run: describeDomain}},           // Strongroom's own
 
+	{"POST", "rng", operation{maxBody: smallBody, run: randomBytes}},
+
 	{"GET", "keys", operation{run: listKeys}},
 	{"POST", "keys/restore", operation{maxBody: restoreBody, run: restoreKey}},
 	{"GET", "keys/{name}", operation{run: getKey}},
