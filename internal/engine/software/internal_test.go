@@ -107,6 +107,9 @@ func TestWycheproofDecryption(t *testing.T) {
 	})
 }
 
+// Covers K8.
+func TestWycheproofPrimes(t *testing.T) { enginetest.PrimeVectors(t, isPrime) }
+
 // Covers K8 for keys that come back from a backup: what is properly encrypted is still checked, so that a key
 // which this engine would never have made is not used.
 func TestSealedRubbishIsNotUsed(t *testing.T) {

@@ -168,3 +168,9 @@ func TestMissingExponentIsNamed(t *testing.T) {
 		}
 	}
 }
+
+// Covers K5, K6, K8.
+func TestWycheproofKeys(t *testing.T) { enginetest.KeyVectors(t, open) }
+
+// Covers K8.
+func TestWycheproofPoints(t *testing.T) { enginetest.PointVectors(t, open, software.VerifyPublic) }
