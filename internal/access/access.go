@@ -26,6 +26,7 @@ const (
 	KeyRead                    Action = "/keys/read/action"
 	KeyCreate                  Action = "/keys/create"
 	KeyWrite                   Action = "/keys/write/action"
+	KeyRotate                  Action = "/keys/rotate/action"
 	KeyDelete                  Action = "/keys/delete"
 	DeletedKeyRead             Action = "/keys/deletedKeys/read/action"
 	DeletedKeyRecover          Action = "/keys/deletedKeys/recover/action"

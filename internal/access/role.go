@@ -50,7 +50,7 @@ func BuiltInRoles() []Role {
 			DeletedKeyRead, DeletedKeyRecover, DeletedKeyPurge, "/keys/export/action",
 		}, manageRoles)},
 		{ID: RoleCryptoUser, Name: "Managed HSM Crypto User", DataActions: slices.Concat([]Action{
-			KeyRead, KeyWrite, "/keys/rotate/action", KeyCreate, KeyDelete, "/keys/import/action", "/keys/release/action",
+			KeyRead, KeyWrite, KeyRotate, KeyCreate, KeyDelete, "/keys/import/action", "/keys/release/action",
 			KeyBackup, KeyRestore, "/keys/encrypt/action", "/keys/decrypt/action", "/keys/wrap/action", "/keys/unwrap/action",
 			KeySign, KeyVerify, "/keys/derive/action", RandomBytes,
 		}, readRoles)},

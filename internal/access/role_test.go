@@ -113,6 +113,7 @@ func TestBuiltInRolesGrant(t *testing.T) {
 		KeyCreate:                         {RoleCryptoUser},
 		KeyWrite:                          {RoleCryptoUser},
 		RandomBytes:                       {RoleCryptoUser},
+		KeyRotate:                         {RoleCryptoUser},
 		KeyDelete:                         {RoleCryptoUser},
 		DeletedKeyRecover:                 {RoleCryptoOfficer},
 		KeySign:                           {RoleCryptoUser},

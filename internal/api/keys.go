@@ -177,3 +177,35 @@ type RandomRequest struct {
 type RandomResult struct {
 	Value Base64URL `json:"value"`
 }
+
+// RotationPolicy says when a key gets a new version. Durations are ISO 8601: "P90D". A policy without actions and
+// expiry time is none, and removes the one that was there.
+type RotationPolicy struct {
+	ID              string                   `json:"id,omitempty"` // answers only
+	LifetimeActions []LifetimeAction         `json:"lifetimeActions"`
+	Attributes      RotationPolicyAttributes `json:"attributes"`
+}
+
+// LifetimeAction is what happens when.
+type LifetimeAction struct {
+	Trigger LifetimeTrigger    `json:"trigger"`
+	Action  LifetimeActionType `json:"action"`
+}
+
+// LifetimeTrigger has one of its two members.
+type LifetimeTrigger struct {
+	TimeAfterCreate  string `json:"timeAfterCreate,omitempty"`
+	TimeBeforeExpiry string `json:"timeBeforeExpiry,omitempty"`
+}
+
+// LifetimeActionType is "Rotate", in any case.
+type LifetimeActionType struct {
+	Type string `json:"type"`
+}
+
+// RotationPolicyAttributes has the life of versions made by rotation, and Unix seconds.
+type RotationPolicyAttributes struct {
+	ExpiryTime string `json:"expiryTime,omitempty"`
+	Created    int64  `json:"created,omitempty"` // answers only
+	Updated    int64  `json:"updated,omitempty"` // answers only
+}

@@ -438,7 +438,10 @@ func TestRefusals(t *testing.T) {
 	use := func(path, body string) request {
 		return request{method: "POST", path: "/keys/" + path, hsm: "owned", body: body}
 	}
-	for _, r := range []request{use("deleted/create", `{"kty":"EC"}`), use("deleted/backup", ""), {method: "DELETE", path: "/keys/deleted", hsm: "owned"}} {
+	for _, r := range []request{use("disabled/create", `{"kty":"EC","attributes":{"enabled":false}}`),
+		{method: "PUT", path: "/keys/disabled/rotationpolicy", hsm: "owned", body: `{"attributes":{"expiryTime":"P90D"}}`},
+		use("deleted/create", `{"kty":"EC"}`), use("deleted/backup", ""), {method: "DELETE", path: "/keys/deleted", hsm: "owned"},
+	} {
 		w := f.do(r)
 		if w.Code != 200 {
 			t.Fatalf("%s %s: %d %s", r.method, r.path, w.Code, w.Body)
@@ -448,6 +451,10 @@ func TestRefusals(t *testing.T) {
 		}
 	}
 	deleted := func(method, path string) request { return request{method: method, path: path, hsm: "owned"} }
+	policy := func(path, body string) request {
+		return request{method: "PUT", path: "/keys/" + path + "/rotationpolicy", hsm: "owned", body: body}
+	}
+	const rotateAfter = `{"lifetimeActions":[{"trigger":{"timeAfterCreate":"%s"},"action":{"type":"%s"}}]}`
 	patch := func(path, body string) request {
 		return request{method: "PATCH", path: "/keys/" + path, hsm: "owned", body: body}
 	}
@@ -545,6 +552,21 @@ func TestRefusals(t *testing.T) {
 		"rng-not-a-number":                 {request{method: "POST", path: "/rng", hsm: "owned", body: `{"count":"8"}`}, 400, "BadParameter"},
 		"rng-without-body":                 {request{method: "POST", path: "/rng", hsm: "owned"}, 400, "BadParameter"},
 		"rng-before-activation":            {post("/rng", `{"count":8}`), 403, "HsmNotActivated"},
+		"policy-of-unknown":                {policy("none", `{}`), 404, "KeyNotFound"},
+		"policy-of-deleted":                {deleted("GET", "/keys/deleted/rotationpolicy"), 404, "KeyNotFound"},
+		"policy-notify":                    {policy("ec", fmt.Sprintf(rotateAfter, "P30D", "Notify")), 400, "BadParameter"},
+		"policy-unknown-action":            {policy("ec", fmt.Sprintf(rotateAfter, "P30D", "Delete")), 400, "BadParameter"},
+		"policy-too-often":                 {policy("ec", fmt.Sprintf(rotateAfter, "P27D", "Rotate")), 400, "BadParameter"},
+		"policy-weeks":                     {policy("ec", fmt.Sprintf(rotateAfter, "P4W", "Rotate")), 400, "BadParameter"},
+		"policy-two-actions":               {policy("ec", `{"lifetimeActions":[{"trigger":{"timeAfterCreate":"P30D"},"action":{"type":"Rotate"}},{"trigger":{"timeBeforeExpiry":"P30D"},"action":{"type":"Rotate"}}],"attributes":{"expiryTime":"P90D"}}`), 400, "BadParameter"},
+		"policy-two-triggers":              {policy("ec", `{"lifetimeActions":[{"trigger":{"timeAfterCreate":"P30D","timeBeforeExpiry":"P30D"},"action":{"type":"Rotate"}}],"attributes":{"expiryTime":"P90D"}}`), 400, "BadParameter"},
+		"policy-no-trigger":                {policy("ec", `{"lifetimeActions":[{"trigger":{},"action":{"type":"Rotate"}}]}`), 400, "BadParameter"},
+		"policy-short-life":                {policy("ec", `{"attributes":{"expiryTime":"P27D"}}`), 400, "BadParameter"},
+		"policy-before-no-expiry":          {policy("ec", `{"lifetimeActions":[{"trigger":{"timeBeforeExpiry":"P30D"},"action":{"type":"Rotate"}}]}`), 400, "BadParameter"},
+		"policy-before-the-start":          {policy("ec", `{"lifetimeActions":[{"trigger":{"timeBeforeExpiry":"P63D"},"action":{"type":"Rotate"}}],"attributes":{"expiryTime":"P90D"}}`), 400, "BadParameter"},
+		"rotate-without-policy":            {use("ec/rotate", ""), 400, "BadParameter"},
+		"rotate-disabled":                  {use("disabled/rotate", ""), 403, "KeyDisabled"},
+		"rotate-deleted":                   {use("deleted/rotate", ""), 404, "KeyNotFound"},
 		"restore-garbage":                  {request{method: "POST", path: "/keys/restore", hsm: "owned", body: `{"value":"AAAA"}`}, 400, ""},
 		"restore-not-base64url":            {request{method: "POST", path: "/keys/restore", hsm: "owned", body: `{"value":"a+b="}`}, 400, "BadParameter"},
 		"no-token":                         {request{method: "GET", path: "/keys", token: "none"}, 401, "Unauthorized"},
@@ -785,6 +807,8 @@ func FuzzRequest(fz *testing.F) {
 	fz.Add("POST", "/deletedkeys/k/recover", "api-version=7.0", []byte(nil))
 	fz.Add("DELETE", "/deletedkeys/k", "api-version=7.0", []byte(nil))
 	fz.Add("POST", "/rng", "api-version=7.4", []byte(`{"count":128}`))
+	fz.Add("POST", "/keys/k/rotate", "api-version=7.4", []byte(nil))
+	fz.Add("PUT", "/keys/k/rotationpolicy", "api-version=7.4", []byte(`{"lifetimeActions":[{"trigger":{"timeBeforeExpiry":"P30D"},"action":{"type":"rotate"}}],"attributes":{"expiryTime":"P90D"}}`))
 	fz.Add("GET", "/keys", "api-version=7.4&maxresults=1&$skiptoken=x", []byte(nil))
 	fz.Add("POST", "/keys/restore", "api-version=7.4", []byte(`{"value":"AAAA"}`))
 	fz.Fuzz(func(t *testing.T, method, path, query string, body []byte) {

@@ -187,3 +187,54 @@ func TestRandomOnTheWire(t *testing.T) {
 		}
 	}
 }
+
+// rotationPolicy is a policy as clients read it.
+type rotationPolicy struct {
+	ID              string `json:"id"`
+	LifetimeActions []struct {
+		Trigger map[string]string `json:"trigger"`
+		Action  map[string]string `json:"action"`
+	} `json:"lifetimeActions"`
+	Attributes map[string]any `json:"attributes"`
+}
+
+// A policy and rotations by it, in the forms of az and the SDKs: the type of an action in any case, a policy that
+// is not there as an empty one, removal by an empty one, and a new version that expires when the policy says.
+func TestRotationOnTheWire(t *testing.T) {
+	f := newFixture(t, "alpha")
+	f.activate("alpha")
+	made := read[bundle](t, f.do(request{method: "POST", path: "/keys/My-Key/create", body: `{"kty":"EC","tags":{"a":"b"}}`}))
+	const id = "https://alpha.managedhsm.localhost:8443/keys/my-key/rotationpolicy"
+	empty := func(p rotationPolicy) bool {
+		return p.ID == id && p.LifetimeActions != nil && len(p.LifetimeActions) == 0 && p.Attributes != nil && len(p.Attributes) == 0
+	}
+	get := func() rotationPolicy {
+		return read[rotationPolicy](t, f.do(request{method: "GET", path: "/keys/my-key/rotationpolicy"}))
+	}
+	put := func(body string) rotationPolicy {
+		return read[rotationPolicy](t, f.do(request{method: "PUT", path: "/keys/my-key/rotationpolicy", body: body}))
+	}
+	if p := get(); !empty(p) {
+		t.Errorf("before: %+v", p)
+	}
+	for _, kind := range []string{"Rotate", "rotate", "ROTATE"} {
+		put(`{"id":"ignored","lifetimeActions":[{"trigger":{"timeAfterCreate":null,"timeBeforeExpiry":"P30D"},"action":{"type":"` + kind + `"}}],"attributes":{"expiryTime":"P90D","created":1,"updated":2}}`)
+		p := get()
+		if len(p.LifetimeActions) != 1 || len(p.LifetimeActions[0].Trigger) != 1 || p.LifetimeActions[0].Trigger["timeBeforeExpiry"] != "P30D" || p.LifetimeActions[0].Action["type"] != "Rotate" ||
+			p.Attributes["expiryTime"] != "P90D" || p.Attributes["created"] != float64(f.now.Unix()) || p.ID != id {
+			t.Errorf("type %s: %+v", kind, p)
+		}
+	}
+	rotated := read[bundle](t, f.do(request{method: "POST", path: "/keys/my-key/rotate"}))
+	if rotated.version() == made.version() || rotated.Tags["a"] != "b" || rotated.Attributes.Expires == nil || *rotated.Attributes.Expires != f.now.Unix()+90*86400 {
+		t.Errorf("rotated: %+v", rotated)
+	}
+	if latest := read[bundle](t, f.do(request{method: "GET", path: "/keys/My-Key"})); latest.Key.Kid != rotated.Key.Kid {
+		t.Errorf("the latest version is %s", latest.Key.Kid)
+	}
+	for _, body := range []string{`{"lifetimeActions":[],"attributes":{}}`, `{}`} {
+		if p := put(body); !empty(p) || !empty(get()) {
+			t.Errorf("removed by %s: %+v", body, p)
+		}
+	}
+}

@@ -29,6 +29,9 @@ func (s *Service) Sweep(ctx context.Context) error {
 		for _, key := range done.Purged {
 			s.cfg.Log.WarnContext(ctx, "key purged at the end of its retention", "hsm", info.Name, "key", key)
 		}
+		for _, key := range done.Rotated {
+			s.cfg.Log.InfoContext(ctx, "key rotated by its policy", "hsm", info.Name, "key", key.Name, "version", key.Version)
+		}
 		if err != nil {
 			problems = append(problems, fmt.Errorf("sweep HSM %s: %w", info.Name, err))
 		}

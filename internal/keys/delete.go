@@ -162,6 +162,7 @@ func (k *Keys) purge(ctx context.Context, eng engine.Engine, lower string, early
 		for path := range w.Scan(k.versionPrefix(lower), "") {
 			w.Delete(path)
 		}
+		w.Delete(k.policyPath(lower))
 		w.Delete(k.deletedPath(lower))
 		_, err = put(ctx, eng, w, k.countPath(), countRecord{Keys: max(count-1, 0)})
 		return err

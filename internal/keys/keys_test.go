@@ -348,7 +348,7 @@ func newStock(t *testing.T) (s stock) {
 	return s
 }
 
-// open returns an HSM with My-Key and My-RSA, and Gone-Key deleted.
+// open returns an HSM with My-Key, which has a rotation policy, and My-RSA, and Gone-Key deleted.
 func (s stock) open(t *testing.T) *bench {
 	t.Helper()
 	b := newBench(t, memory.New(), alphaID, ownDomain)
@@ -361,6 +361,7 @@ func (s stock) open(t *testing.T) *bench {
 	if _, err := b.Delete(t.Context(), alice, "Gone-Key"); err != nil {
 		t.Fatal(err)
 	}
+	b.policy(t, "My-Key", RotationPolicy{ExpiryTime: "P90D"})
 	b.asked = nil
 	return b
 }
@@ -407,6 +408,15 @@ func calls(t *testing.T, s stock) map[string]struct {
 		}},
 		"Recover": {access.DeletedKeyRecover, "/keys/gone-key", func(b *bench) error { _, err := b.Recover(ctx, alice, "Gone-Key"); return err }},
 		"Purge":   {access.DeletedKeyPurge, "/keys/gone-key", func(b *bench) error { return b.Purge(ctx, alice, "Gone-Key") }},
+		"Rotate":  {access.KeyRotate, "/keys/my-key", func(b *bench) error { _, err := b.Rotate(ctx, alice, "My-Key"); return err }},
+		"GetRotationPolicy": {access.KeyRead, "/keys/my-key", func(b *bench) error {
+			_, err := b.GetRotationPolicy(ctx, alice, "My-Key")
+			return err
+		}},
+		"SetRotationPolicy": {access.KeyWrite, "/keys/my-key", func(b *bench) error {
+			_, err := b.SetRotationPolicy(ctx, alice, "My-Key", RotationPolicy{ExpiryTime: "P28D"})
+			return err
+		}},
 		"Random":  {access.RandomBytes, "/", func(b *bench) error { _, err := b.Random(ctx, alice, 16); return err }},
 		"Backup":  {access.KeyBackup, "/keys/my-key", func(b *bench) error { _, err := b.Backup(ctx, alice, "My-Key"); return err }},
 		"Restore": {access.KeyRestore, "/keys", func(b *bench) error { _, err := b.Restore(ctx, alice, s.restored); return err }},
@@ -640,7 +650,16 @@ func TestBrokenGround(t *testing.T) {
 		"delete":  func(b *bench) error { _, err := b.Delete(t.Context(), alice, "old"); return err },
 		"recover": func(b *bench) error { _, err := b.Recover(t.Context(), alice, "gone"); return err },
 		"purge":   func(b *bench) error { return b.Purge(t.Context(), alice, "gone") },
-		"sweep":   func(b *bench) error { _, err := b.Sweep(t.Context()); return err },
+		"rotate":  func(b *bench) error { _, err := b.Rotate(t.Context(), alice, "aged"); return err },
+		"set policy": func(b *bench) error {
+			_, err := b.SetRotationPolicy(t.Context(), alice, "aged", RotationPolicy{TimeAfterCreate: "P30D"})
+			return err
+		},
+		"remove policy": func(b *bench) error {
+			_, err := b.SetRotationPolicy(t.Context(), alice, "aged", RotationPolicy{})
+			return err
+		},
+		"sweep": func(b *bench) error { _, err := b.Sweep(t.Context()); return err },
 		"update": func(b *bench) error {
 			_, err := b.Update(t.Context(), alice, "old", "", UpdateParams{Enabled: ptr(false)})
 			return err
@@ -663,6 +682,8 @@ func TestBrokenGround(t *testing.T) {
 				if _, err := b.Delete(t.Context(), alice, "gone"); err != nil {
 					t.Fatal(err)
 				}
+				b.create(t, "aged", CreateParams{})
+				b.policy(t, "aged", RotationPolicy{ExpiryTime: "P90D"})
 				b.run(time.Minute)
 				before := dump(t, b.store)
 				b.store.Inject(row.fault)
@@ -672,7 +693,7 @@ func TestBrokenGround(t *testing.T) {
 				if maps.Equal(before, after) == row.whole {
 					t.Errorf("%d records before, %d after, the same: %t", len(before), len(after), maps.Equal(before, after))
 				}
-				for _, name := range []string{"k", "old", "restored", "gone"} {
+				for _, name := range []string{"k", "old", "restored", "gone", "aged"} {
 					if all, err := again.everyVersion(t, name); err != nil && failure.KindOf(err) != failure.NotFound {
 						t.Errorf("%s after the restart: %d versions, %v", name, len(all), err)
 					}

@@ -18,6 +18,7 @@ import (
 type modelKey struct {
 	name     string
 	versions []Key
+	policy   string // ExpiryTime
 }
 
 // Random sequences of everything that can be done with keys over two HSMs of one domain, beside a map.
@@ -81,6 +82,10 @@ func TestModel(t *testing.T) {
 				got, err := h.Get(ctx, alice, n, want.Version)
 				if diff := cmp.Diff(want, got, sameKeys); err != nil || diff != "" {
 					rt.Fatalf("get %s (%v): %s", n, err, diff)
+				}
+				policy, err := h.GetRotationPolicy(ctx, alice, n)
+				if err != nil || policy.ExpiryTime != k.policy {
+					rt.Fatalf("policy of %s: %+v, %v; want %s", n, policy, err, k.policy)
 				}
 				latest, err := h.Get(ctx, alice, n, "")
 				if err != nil || latest.Version != k.versions[len(k.versions)-1].Version {
@@ -157,6 +162,47 @@ func TestModel(t *testing.T) {
 					rt.Fatalf("update %s (%v): %s", n, err, diff)
 				}
 			},
+			"policy": func(rt *rapid.T) {
+				h, n := pick.Draw(rt, "hsm"), name.Draw(rt, "name")
+				p := RotationPolicy{ExpiryTime: rapid.SampledFrom([]string{"", "P90D", "P1Y"}).Draw(rt, "expiry")}
+				k := h.keys[strings.ToLower(n)]
+				set, err := h.SetRotationPolicy(ctx, alice, n, p)
+				if k == nil {
+					if failure.KindOf(err) != failure.NotFound {
+						rt.Fatalf("policy of %s, which does not exist: %v", n, err)
+					}
+					return
+				}
+				if err != nil || set.ExpiryTime != p.ExpiryTime {
+					rt.Fatalf("policy of %s: %+v, %v", n, set, err)
+				}
+				k.policy = p.ExpiryTime
+			},
+			"rotate": func(rt *rapid.T) {
+				h, n := pick.Draw(rt, "hsm"), name.Draw(rt, "name")
+				k := h.keys[strings.ToLower(n)]
+				made, err := h.Rotate(ctx, alice, n)
+				want := failure.Kind("")
+				switch {
+				case k == nil:
+					want = failure.NotFound
+				case k.policy == "":
+					want = failure.BadParameter
+				case !k.versions[len(k.versions)-1].Enabled:
+					want = failure.Disabled
+				}
+				if want != "" {
+					if failure.KindOf(err) != want {
+						rt.Fatalf("rotate %s: %v, want %s", n, err, want)
+					}
+					return
+				}
+				latest := k.versions[len(k.versions)-1]
+				if err != nil || made.Version == latest.Version || made.Expires == nil || !cmp.Equal(made.Tags, latest.Tags) {
+					rt.Fatalf("rotate %s: %+v, %v", n, made, err)
+				}
+				k.versions = append(k.versions, made)
+			},
 			"delete": func(rt *rapid.T) {
 				h, n := pick.Draw(rt, "hsm"), name.Draw(rt, "name")
 				lower := strings.ToLower(n)
@@ -213,7 +259,7 @@ func TestModel(t *testing.T) {
 				if err != nil {
 					rt.Fatal(err)
 				}
-				backups = append(backups, saved{blob, modelKey{k.name, slices.Clone(k.versions)}})
+				backups = append(backups, saved{blob, modelKey{name: k.name, versions: slices.Clone(k.versions)}})
 			},
 			"restore": func(rt *rapid.T) {
 				if len(backups) == 0 {
@@ -231,7 +277,7 @@ func TestModel(t *testing.T) {
 				if diff := cmp.Diff(s.key.versions[len(s.key.versions)-1], got, sameKeys); err != nil || diff != "" {
 					rt.Fatalf("restore %s (%v): %s", s.key.name, err, diff)
 				}
-				h.keys[lower] = &modelKey{s.key.name, slices.Clone(s.key.versions)}
+				h.keys[lower] = &modelKey{name: s.key.name, versions: slices.Clone(s.key.versions)}
 			},
 		})
 	})

@@ -24,25 +24,27 @@ import (
 //	hsm/<id>/key/<name>            the key: its name as first written, and its versions in order of making
 //	hsm/<id>/deletedkey/<name>     the same instead of it, of a key that is deleted
 //	hsm/<id>/keyver/<name>/<seq>   one version; seq counts from 1 with eight digits
+//	hsm/<id>/keypolicy/<name>      the rotation policy of a key, deleted or not, that has one
 //	hsm/<id>/keycount              how many keys there are, deleted ones too, for the limit
 //	hsm/<id>/keyserved             for how long the HSM has been served while deleted keys waited
 //
 // <name> is in lower case. Every value is JSON: {"v":2, "mac":…, "body":{…}}. The code is the engine's MAC over
 // version, path and the bytes of body, so a record can neither be edited nor stand in another place. The key's record
-// holds the codes of its versions' records as well, so an older state of one version is noticed; and a version
+// holds the codes of its versions' records and its policy's as well, so an older state of one of them is noticed; and a version
 // after the last one that the key knows, versions without a key, or a key that is deleted and is not, show that the
 // key's record is an older one or was dropped (a list does not show a dropped key; every call that names it does). What cannot be seen is the
 // rollback or removal of a key with all its records at once.
 //
 // The material is besides sealed by the engine under the binding of [versionRecord.binding].
 //
-// Version 1 knew no deleted keys; it is read, and written anew as version 2 whenever the record changes.
+// Version 1 knew no deleted keys and no policies; it is read, and written anew as version 2 whenever the record changes.
 const recordVersion = 2
 
 // keyRecord is the body of a key.
 type keyRecord struct {
 	Name     string       `json:"name"`
 	Versions []versionRef `json:"versions"`
+	Policy   []byte       `json:"policy,omitempty"`  // code of the rotation policy's record
 	Deleted  *deletion    `json:"deleted,omitempty"` // set exactly under deletedkey/
 }
 
@@ -93,6 +95,8 @@ func (k *Keys) keyPath(lower string) string       { return k.path("key", lower) 
 func (k *Keys) keyPrefix() string                 { return k.path("key", "") }
 func (k *Keys) deletedPath(lower string) string   { return k.path("deletedkey", lower) }
 func (k *Keys) deletedPrefix() string             { return k.path("deletedkey", "") }
+func (k *Keys) policyPath(lower string) string    { return k.path("keypolicy", lower) }
+func (k *Keys) policyPrefix() string              { return k.path("keypolicy", "") }
 func (k *Keys) versionPrefix(lower string) string { return k.path("keyver", lower, "") }
 func (k *Keys) versionPath(lower string, seq int) string {
 	return fmt.Sprintf("%s%08d", k.versionPrefix(lower), seq)

@@ -14,10 +14,12 @@ import (
 
 // Swept is what one Sweep did.
 type Swept struct {
-	Purged []string // names of keys that are gone for good
+	Purged  []string // names of keys that are gone for good
+	Rotated []Key    // new versions
 }
 
-// Sweep does what is due by itself: it purges the deleted keys whose time is over. The server calls it again and
+// Sweep does what is due by itself: it purges the deleted keys whose time is over, and makes a new version of each key whose rotation
+// policy asks for one, once for each time that it does. The server calls it again and
 // again, at least every few minutes, because up to that much of [Keys.served] is lost in a restart. It is no
 // caller's, so it asks no role. Several servers may sweep one store. One key that cannot be read does not keep
 // the others waiting; the errors of all are joined. On an HSM that is not activated it does nothing.
@@ -43,6 +45,15 @@ func (k *Keys) Sweep(ctx context.Context) (Swept, error) {
 				continue
 			}
 			done.Purged = append(done.Purged, name)
+		}
+	}
+	for _, lower := range k.dueRotations(ctx, eng, &problems) {
+		switch key, made, err := k.rotate(ctx, eng, lower, true); {
+		case passedOver(err): // deleted or disabled since we looked
+		case err != nil:
+			problems = append(problems, fmt.Errorf("rotate %s: %w", lower, err))
+		case made:
+			done.Rotated = append(done.Rotated, key)
 		}
 	}
 	return done, errors.Join(problems...)
