@@ -541,6 +541,38 @@ func TestPaging(t *testing.T) {
 	if !slices.Equal(got, want) {
 		t.Errorf("with keys added, the list has %d of the old ones, want %d", len(got), len(want))
 	}
+	// Keys are deleted and purged before and behind the reader: those that stay come once each, in order. Those that
+	// go may come, but not twice.
+	removed := 0
+	got = walk(7, func() {
+		for _, i := range []int{removed, 56 - removed} {
+			if i%3 == 0 {
+				b.remove(t, seqName(i))
+				if i%2 == 0 {
+					if err := b.Purge(t.Context(), alice, seqName(i)); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+		}
+		removed++
+	})
+	got = slices.DeleteFunc(got, func(name string) bool { return !strings.HasPrefix(name, "key-") })
+	stayed := slices.DeleteFunc(slices.Clone(want), func(name string) bool {
+		_, err := b.Get(t.Context(), alice, name, "")
+		return failure.KindOf(err) == failure.NotFound
+	})
+	if !slices.IsSorted(got) || len(slices.Compact(slices.Clone(got))) != len(got) || len(stayed) == len(want) {
+		t.Errorf("with keys removed, %d of the %d that stay, the list is %v", len(stayed), len(want), got)
+	}
+	for _, name := range stayed {
+		if !slices.Contains(got, name) {
+			t.Errorf("with keys removed, the list misses %s, which stays", name)
+		}
+	}
+	if again := walk(0, func() {}); slices.ContainsFunc(again, func(name string) bool { return strings.HasPrefix(name, "key-") && !slices.Contains(stayed, name) }) {
+		t.Errorf("a deleted key is listed: %v", again)
+	}
 	for _, page := range []int{-1, 26, 1 << 40} {
 		_, list := b.List(t.Context(), alice, "", page)
 		_, versions := b.ListVersions(t.Context(), alice, "key-000", "", page)
@@ -551,12 +583,60 @@ func TestPaging(t *testing.T) {
 		_, err := b.List(t.Context(), alice, token, 0)
 		wantKind(t, err, failure.BadParameter)
 	}
-	for _, token := range []string{"0", "-1", "01", "101", "1e1", "x", "99999999999999999999"} {
-		_, err := b.ListVersions(t.Context(), alice, "key-000", token, 0)
+	for _, token := range []string{"0", "1", "-1", "x", "99999999999999999999", strings.Repeat("0", 31), strings.Repeat("0", 32), strings.Repeat("A", 32), strings.Repeat("0", 33)} {
+		_, err := b.ListVersions(t.Context(), alice, "key-001", token, 0)
 		wantKind(t, err, failure.BadParameter)
 	}
-	if page, err := b.ListVersions(t.Context(), alice, "key-000", "100", 0); err != nil || len(page.Items) != 0 || page.Next != "" {
-		t.Errorf("a token past the end: %d items, next %q, %v", len(page.Items), page.Next, err)
+}
+
+// Versions come in the order of their making, all of one clock second, also when more are made, changed or the key
+// is deleted and recovered between two pages. A token does not lead into another key of the same name.
+func TestVersionPaging(t *testing.T) {
+	b := newBench(t, memory.New(), alphaID, ownDomain)
+	var want []string
+	more := func(n int) {
+		for range n {
+			want = append(want, b.create(t, "k", CreateParams{}).Version)
+		}
+	}
+	more(5)
+	var got []string
+	token := ""
+	for round := range 4 {
+		page, err := b.ListVersions(t.Context(), alice, "k", token, 2)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, token = append(got, versions(page.Items)...), page.Next
+		if round == 0 {
+			more(2)
+			b.policy(t, "k", RotationPolicy{ExpiryTime: "P90D"})
+			if _, err := b.Update(t.Context(), alice, "k", want[1], UpdateParams{Enabled: ptr(false)}); err != nil {
+				t.Fatal(err)
+			}
+			b.remove(t, "k")
+			if _, err := b.Recover(t.Context(), alice, "k"); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if !slices.Equal(got, want) || token != "" {
+		t.Errorf("got %v, want %v", got, want)
+	}
+	page, err := b.ListVersions(t.Context(), alice, "k", "", 2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.remove(t, "k")
+	if err := b.Purge(t.Context(), alice, "k"); err != nil {
+		t.Fatal(err)
+	}
+	more(4)
+	_, err = b.ListVersions(t.Context(), alice, "k", page.Next, 2)
+	wantKind(t, err, failure.BadParameter)
+	last := want[len(want)-1]
+	if page, err := b.ListVersions(t.Context(), alice, "k", last, 0); err != nil || len(page.Items) != 0 || page.Next != "" {
+		t.Errorf("after the last version: %d items, next %q, %v", len(page.Items), page.Next, err)
 	}
 }
 

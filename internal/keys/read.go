@@ -3,7 +3,7 @@ package keys
 import (
 	"context"
 	"encoding/base64"
-	"strconv"
+	"slices"
 	"strings"
 
 	"strongroom/internal/access"
@@ -85,8 +85,8 @@ func (k *Keys) list(ctx context.Context, caller access.Caller, action access.Act
 	return page, nil
 }
 
-// ListVersions returns up to max versions of a key (1 to MaxPage; 0 means MaxPage), oldest first, from the start
-// or from where a page with that token ended.
+// ListVersions returns up to max versions of a key (1 to MaxPage; 0 means MaxPage) in order of making, from the
+// start or from where a page with that token ended. Versions that are made between two pages come at the end.
 func (k *Keys) ListVersions(ctx context.Context, caller access.Caller, name, token string, max int) (page Page, err error) {
 	eng, lower, err := k.enterKey(ctx, caller, access.KeyRead, name)
 	if err != nil {
@@ -95,11 +95,8 @@ func (k *Keys) ListVersions(ctx context.Context, caller access.Caller, name, tok
 	if max, err = pageSize(max); err != nil {
 		return Page{}, err
 	}
-	start := 0
-	if token != "" {
-		if start, err = strconv.Atoi(token); err != nil || start < 1 || start > MaxVersions || strconv.Itoa(start) != token {
-			return Page{}, badToken()
-		}
+	if token != "" && !validVersion.MatchString(token) {
+		return Page{}, badToken()
 	}
 	err = k.cfg.Store.View(ctx, func(r store.Reader) error {
 		rec, err := k.loadKey(ctx, eng, r, lower)
@@ -108,6 +105,15 @@ func (k *Keys) ListVersions(ctx context.Context, caller access.Caller, name, tok
 		}
 		if rec == nil {
 			return notFound(lower)
+		}
+		// The token is the last version of the page before. Versions only ever come at the end, and all go at once
+		// with their key: a version that is not there was one of another key of this name.
+		start := 0
+		if token != "" {
+			start = 1 + slices.IndexFunc(rec.Versions, func(ref versionRef) bool { return ref.ID == token })
+			if start == 0 {
+				return badToken()
+			}
 		}
 		end := min(start+max, len(rec.Versions))
 		for i := start; i < end; i++ {
@@ -118,7 +124,7 @@ func (k *Keys) ListVersions(ctx context.Context, caller access.Caller, name, tok
 			page.Items = append(page.Items, Item{Name: rec.Name, Version: v.ID, Attributes: k.attributes(v), Tags: cloneTags(v.Tags)})
 		}
 		if end < len(rec.Versions) {
-			page.Next = strconv.Itoa(end)
+			page.Next = rec.Versions[end-1].ID
 		}
 		return nil
 	})
