@@ -39,7 +39,10 @@ func (k *Keys) Delete(ctx context.Context, caller access.Caller, name string) (D
 	if err != nil {
 		return DeletedKey{}, err
 	}
-	var key DeletedKey
+	var (
+		key  DeletedKey
+		refs []engine.Ref
+	)
 	err = k.cfg.Store.Update(ctx, func(w store.Writer) error {
 		if err := k.cfg.Alive(w); err != nil {
 			return err
@@ -61,13 +64,34 @@ func (k *Keys) Delete(ctx context.Context, caller access.Caller, name string) (D
 		if _, err := put(ctx, eng, w, k.deletedPath(lower), rec); err != nil {
 			return err
 		}
-		key = k.deletedKey(rec, v)
+		key, refs = k.deletedKey(rec, v), k.refs(ctx, eng, w, lower, rec)
 		return nil
 	})
 	if err != nil {
 		return DeletedKey{}, store.Failure(err)
 	}
+	drop(eng, refs)
 	return key, nil
+}
+
+// refs are the versions of a key as the engine knows them, so that it can be told to forget them. One that cannot
+// be read is left out: the engine does not open such a key either.
+func (k *Keys) refs(ctx context.Context, eng engine.Engine, r store.Reader, lower string, rec *keyRecord) (list []engine.Ref) {
+	for i := range rec.Versions {
+		if v, err := k.loadVersion(ctx, eng, r, lower, rec, i); err == nil {
+			list = append(list, v.ref(k.cfg.HSM, lower))
+		}
+	}
+	return list
+}
+
+// drop makes the engine forget opened keys (K12), once the change is on disk. A call that was let through before it
+// may have a key opened and kept again; it is then kept unused until the cache's own bound of age, because no later
+// call is let through to it (K11).
+func drop(eng engine.Engine, refs []engine.Ref) {
+	for _, ref := range refs {
+		eng.Drop(ref)
+	}
 }
 
 // GetDeleted returns a deleted key.
@@ -133,6 +157,7 @@ func (k *Keys) Purge(ctx context.Context, caller access.Caller, name string) err
 
 // purge destroys a deleted key if it is due, or in any case if early is allowed. It returns the key's name.
 func (k *Keys) purge(ctx context.Context, eng engine.Engine, lower string, early bool) (name string, err error) {
+	var refs []engine.Ref
 	err = k.cfg.Store.Update(ctx, func(w store.Writer) error {
 		if err := k.cfg.Alive(w); err != nil {
 			return err
@@ -159,6 +184,7 @@ func (k *Keys) purge(ctx context.Context, eng engine.Engine, lower string, early
 		if err != nil {
 			return err
 		}
+		refs = k.refs(ctx, eng, w, lower, rec)
 		for path := range w.Scan(k.versionPrefix(lower), "") {
 			w.Delete(path)
 		}
@@ -167,7 +193,11 @@ func (k *Keys) purge(ctx context.Context, eng engine.Engine, lower string, early
 		_, err = put(ctx, eng, w, k.countPath(), countRecord{Keys: max(count-1, 0)})
 		return err
 	})
-	return name, store.Failure(err)
+	if err != nil {
+		return "", store.Failure(err)
+	}
+	drop(eng, refs)
+	return name, nil
 }
 
 // lookUpDeleted returns a deleted key and its latest version.

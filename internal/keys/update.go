@@ -37,7 +37,10 @@ func (k *Keys) Update(ctx context.Context, caller access.Caller, name, version s
 	if version, err = normalVersion(version); err != nil {
 		return Key{}, err
 	}
-	var key Key
+	var (
+		key     Key
+		changed engine.Ref
+	)
 	err = k.cfg.Store.Update(ctx, func(w store.Writer) error {
 		if err := k.cfg.Alive(w); err != nil {
 			return err
@@ -59,11 +62,14 @@ func (k *Keys) Update(ctx context.Context, caller access.Caller, name, version s
 		if _, err := put(ctx, eng, w, k.keyPath(lower), rec); err != nil {
 			return err
 		}
-		key = k.key(rec.Name, v)
+		key, changed = k.key(rec.Name, v), v.ref(k.cfg.HSM, lower)
 		return nil
 	})
 	if err != nil {
 		return Key{}, store.Failure(err)
+	}
+	if !key.Enabled {
+		eng.Drop(changed)
 	}
 	return key, nil
 }
