@@ -33,7 +33,7 @@ var curves = map[string]elliptic.Curve{
 type private struct {
 	rsa   *rsa.PrivateKey
 	ec    *ecdsa.PrivateKey
-	k1    *secp256k1.PrivateKey // P-256K
+	k1    *keyP256K
 	oct   secret.Bytes
 	curve string // with ec and k1
 }
@@ -115,8 +115,10 @@ func (s *software) generate(spec engine.Spec) (key private, err error) {
 	case spec.Type == engine.Oct:
 		key.oct, err = secret.Random(s.rand, spec.Bits/8)
 	case spec.Curve == engine.P256K:
-		key.curve = spec.Curve
-		key.k1, err = secp256k1.GeneratePrivateKeyFromRand(s.rand)
+		var k *secp256k1.PrivateKey
+		if k, err = secp256k1.GeneratePrivateKeyFromRand(s.rand); err == nil {
+			key.curve, key.k1 = spec.Curve, newP256K(k)
+		}
 	default:
 		key.curve = spec.Curve
 		key.ec, err = ecdsa.GenerateKey(curves[spec.Curve], s.rand)
@@ -279,7 +281,7 @@ func (k private) public() (engine.Public, error) {
 	case k.ec != nil:
 		point, err = k.ec.PublicKey.Bytes()
 	case k.k1 != nil:
-		point = k.k1.PubKey().SerializeUncompressed()
+		point = k.k1.public.SerializeUncompressed()
 	default:
 		return engine.Public{Type: engine.Oct, Bits: 8 * k.oct.Len()}, nil
 	}
@@ -318,7 +320,7 @@ func (k private) marshal() (secret.Bytes, error) {
 func (k private) wipe() {
 	k.oct.Wipe()
 	if k.k1 != nil {
-		k.k1.Zero()
+		k.k1.private.Zero()
 	}
 	if k.rsa == nil {
 		return

@@ -12,9 +12,18 @@ import (
 // P-256K (secp256k1) is not in the standard library: keys and signatures are package secp256k1's, and its PKCS #8
 // form, which crypto/x509 does not read, is here.
 //
-// BUG: package secp256k1 signs in time that depends a little on the nonce (its multiplication of the base point and
-// its inversion are not constant-time). The nonce is that of RFC 6979, so asking twice for one digest repeats the
-// measurement. No attack across a network is known; whoever runs code on the same processor may do better.
+// BUG: package secp256k1 multiplies the base point and inverts in time that depends a little on the number, which is
+// the nonce of a signature, or the key when its public part is computed. The nonce is that of RFC 6979, so asking
+// twice for one digest repeats one measurement. We know of no attack that this gives to a caller across a network;
+// whoever measures on the same processor may do better. The other curves are the standard library's and constant-time.
+
+// keyP256K is a key with its public part, which is computed once.
+type keyP256K struct {
+	private *secp256k1.PrivateKey
+	public  *secp256k1.PublicKey
+}
+
+func newP256K(k *secp256k1.PrivateKey) *keyP256K { return &keyP256K{private: k, public: k.PubKey()} }
 
 // signP256K returns r ‖ s, 32 bytes each, with s at most half the order.
 func signP256K(key *secp256k1.PrivateKey, digest []byte) []byte {
@@ -58,10 +67,10 @@ type sec1 struct {
 	PublicKey  asn1.BitString        `asn1:"optional,explicit,tag:1"`
 }
 
-func marshalP256K(key *secp256k1.PrivateKey) ([]byte, error) {
-	d := key.Serialize()
+func marshalP256K(key *keyP256K) ([]byte, error) {
+	d := key.private.Serialize()
 	defer clear(d)
-	point := key.PubKey().SerializeUncompressed()
+	point := key.public.SerializeUncompressed()
 	inner, err := asn1.Marshal(sec1{Version: 1, PrivateKey: d, PublicKey: asn1.BitString{Bytes: point, BitLength: 8 * len(point)}})
 	if err != nil {
 		return nil, fmt.Errorf("software engine: encode a key: %w", err)
@@ -79,7 +88,7 @@ func marshalP256K(key *secp256k1.PrivateKey) ([]byte, error) {
 
 // parseP256K reads a PKCS #8 key. found says that it is one of P-256K, sound or not. As in crypto/x509, the public
 // point is computed and the one in the file is not looked at.
-func parseP256K(der []byte) (key *secp256k1.PrivateKey, found bool, err error) {
+func parseP256K(der []byte) (key *keyP256K, found bool, err error) {
 	var outer pkcs8
 	rest, err := asn1.Unmarshal(der, &outer)
 	if err != nil || !outer.Algorithm.Algorithm.Equal(oidEC) {
@@ -103,11 +112,11 @@ func parseP256K(der []byte) (key *secp256k1.PrivateKey, found bool, err error) {
 }
 
 // scalarP256K makes a private key of 1 ≤ d < n in 32 bytes or fewer.
-func scalarP256K(d []byte) (*secp256k1.PrivateKey, error) {
+func scalarP256K(d []byte) (*keyP256K, error) {
 	var scalar secp256k1.ModNScalar
 	if len(d) > 32 || scalar.SetByteSlice(d) || scalar.IsZero() {
 		return nil, errPKCS8
 	}
 	defer scalar.Zero()
-	return secp256k1.NewPrivateKey(&scalar), nil
+	return newP256K(secp256k1.NewPrivateKey(&scalar)), nil
 }

@@ -94,7 +94,7 @@ func (s *software) sign(key private, alg algorithm, digest []byte) ([]byte, erro
 	case alg.key == engine.Oct:
 		return code(key.oct, alg.hash, digest), nil
 	case key.k1 != nil:
-		return signP256K(key.k1, digest), nil
+		return signP256K(key.k1.private, digest), nil
 	case key.ec != nil:
 		r, t, err := ecdsa.Sign(s.rand, key.ec, digest)
 		if err != nil {
@@ -131,7 +131,7 @@ func (s *software) Verify(ctx context.Context, ref engine.Ref, name string, dige
 		// Of full length only: RFC 7518 section 3.2 has no truncated codes.
 		return hmac.Equal(code(key.oct, alg.hash, digest), signature), nil
 	case key.k1 != nil:
-		return verifyP256K(key.k1.PubKey(), digest, signature), nil
+		return verifyP256K(key.k1.public, digest, signature), nil
 	case key.ec != nil:
 		return verifyECDSA(&key.ec.PublicKey, digest, signature), nil
 	default:
