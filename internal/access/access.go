@@ -25,6 +25,12 @@ const (
 	TransferKeyRead            Action = "/securitydomain/transferkey/read"
 	KeyRead                    Action = "/keys/read/action"
 	KeyCreate                  Action = "/keys/create"
+	KeyWrite                   Action = "/keys/write/action"
+	KeyRotate                  Action = "/keys/rotate/action"
+	KeyDelete                  Action = "/keys/delete"
+	DeletedKeyRead             Action = "/keys/deletedKeys/read/action"
+	DeletedKeyRecover          Action = "/keys/deletedKeys/recover/action"
+	DeletedKeyPurge            Action = "/keys/deletedKeys/delete"
 	KeySign                    Action = "/keys/sign/action"
 	KeyVerify                  Action = "/keys/verify/action"
 	KeyEncrypt                 Action = "/keys/encrypt/action"
@@ -33,6 +39,7 @@ const (
 	KeyUnwrap                  Action = "/keys/unwrap/action"
 	KeyBackup                  Action = "/keys/backup/action"
 	KeyRestore                 Action = "/keys/restore/action"
+	RandomBytes                Action = "/rng/action"
 )
 
 // Scopes: "/" and "/keys" mean the whole HSM, "/keys/{name}" one key with all its versions.

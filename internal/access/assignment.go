@@ -35,11 +35,12 @@ type assignmentRecord struct {
 func assignmentPrefix(hsmID string) string { return "hsm/" + hsmID + "/role-assignment/" }
 
 // PutInitialAdministrators gives each object ID the roles of a new HSM's owner, at "/": Managed HSM
-// Administrator, as Azure does, and Managed HSM Crypto User, as long as this server has no routes to assign roles. It is
-// part of the transaction that creates the HSM.
+// Administrator, as Azure does, and as long as this server has no routes to assign roles Managed HSM Crypto User, and
+// Managed HSM Crypto Officer, without whom nobody could recover or purge a deleted key. It is part of the transaction
+// that creates the HSM.
 func PutInitialAdministrators(w store.Writer, s seal.Seal, hsmID string, objectIDs []string, rand io.Reader) error {
 	for _, principal := range objectIDs {
-		for _, role := range []string{RoleAdministrator, RoleCryptoUser} {
+		for _, role := range []string{RoleAdministrator, RoleCryptoUser, RoleCryptoOfficer} {
 			name, err := uuid.NewRandomFromReader(rand)
 			if err != nil {
 				return failure.Wrap(failure.Internal, err, "no randomness for the name of a role assignment")

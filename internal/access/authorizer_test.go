@@ -100,13 +100,15 @@ func TestInitialAdministrators(t *testing.T) {
 		action   Action
 		want     bool
 	}{
-		"takes ownership":            {hsmA, alice, SecurityDomainDownload, true},
-		"uses keys":                  {hsmA, alice, KeySign, true},
-		"does not purge keys":        {hsmA, alice, "/keys/deletedKeys/delete", false},
-		"is nobody on another HSM":   {hsmB, alice, SecurityDomainDownload, false},
-		"a stranger is refused":      {hsmA, team, SecurityDomainDownload, false},
-		"nobody is refused":          {hsmA, "", SecurityDomainDownload, false},
-		"an HSM that does not exist": {team, alice, SecurityDomainDownload, false},
+		"takes ownership":             {hsmA, alice, SecurityDomainDownload, true},
+		"uses keys":                   {hsmA, alice, KeySign, true},
+		"recovers deleted keys":       {hsmA, alice, DeletedKeyRecover, true},
+		"purges deleted keys":         {hsmA, alice, DeletedKeyPurge, true},
+		"may not do what no role has": {hsmA, alice, "/keys/deletedKeys/delete/action", false},
+		"is nobody on another HSM":    {hsmB, alice, SecurityDomainDownload, false},
+		"a stranger is refused":       {hsmA, team, SecurityDomainDownload, false},
+		"nobody is refused":           {hsmA, "", SecurityDomainDownload, false},
+		"an HSM that does not exist":  {team, alice, SecurityDomainDownload, false},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
@@ -121,8 +123,8 @@ func TestInitialAdministrators(t *testing.T) {
 			}
 		})
 	}
-	if n := len(assignmentKeys(t, st, hsmA)); n != 2 {
-		t.Errorf("%d assignments for one administrator, want 2", n)
+	if n := len(assignmentKeys(t, st, hsmA)); n != 3 {
+		t.Errorf("%d assignments for one administrator, want 3", n)
 	}
 }
 

@@ -47,16 +47,16 @@ func BuiltInRoles() []Role {
 			SecurityDomainDownload, SecurityDomainDownloadRead, SecurityDomainUpload, SecurityDomainUploadRead, TransferKeyRead,
 		}, manageRoles, backup, restore)},
 		{ID: RoleCryptoOfficer, Name: "Managed HSM Crypto Officer", DataActions: slices.Concat([]Action{
-			"/keys/deletedKeys/read/action", "/keys/deletedKeys/recover/action", "/keys/deletedKeys/delete", "/keys/export/action",
+			DeletedKeyRead, DeletedKeyRecover, DeletedKeyPurge, "/keys/export/action",
 		}, manageRoles)},
 		{ID: RoleCryptoUser, Name: "Managed HSM Crypto User", DataActions: slices.Concat([]Action{
-			KeyRead, "/keys/write/action", "/keys/rotate/action", KeyCreate, "/keys/delete", "/keys/import/action", "/keys/release/action",
+			KeyRead, KeyWrite, KeyRotate, KeyCreate, KeyDelete, "/keys/import/action", "/keys/release/action",
 			KeyBackup, KeyRestore, "/keys/encrypt/action", "/keys/decrypt/action", "/keys/wrap/action", "/keys/unwrap/action",
-			KeySign, KeyVerify, "/keys/derive/action", "/rng/action",
+			KeySign, KeyVerify, "/keys/derive/action", RandomBytes,
 		}, readRoles)},
 		{ID: RolePolicyAdministrator, Name: "Managed HSM Policy Administrator", DataActions: manageRoles},
 		{ID: RoleCryptoAuditor, Name: "Managed HSM Crypto Auditor", DataActions: slices.Concat([]Action{
-			KeyRead, "/keys/deletedKeys/read/action",
+			KeyRead, DeletedKeyRead,
 		}, readRoles)},
 		{ID: RoleServiceEncryption, Name: "Managed HSM Crypto Service Encryption User", DataActions: []Action{
 			KeyRead, "/keys/wrap/action", "/keys/unwrap/action",

@@ -74,11 +74,25 @@ type KeyBundle struct {
 	Tags       map[string]string `json:"tags,omitempty"`
 }
 
+// Deletion is what the answers about deleted keys say besides. Times are Unix seconds.
+type Deletion struct {
+	RecoveryID         string `json:"recoveryId"` // "https://host/deletedkeys/name"
+	DeletedDate        int64  `json:"deletedDate"`
+	ScheduledPurgeDate int64  `json:"scheduledPurgeDate"`
+}
+
+// DeletedKeyBundle is a deleted key, with its latest version.
+type DeletedKeyBundle struct {
+	KeyBundle
+	Deletion
+}
+
 // KeyItem is a key in a list.
 type KeyItem struct {
 	Kid        string            `json:"kid"`
 	Attributes KeyAttributes     `json:"attributes"`
 	Tags       map[string]string `json:"tags,omitempty"`
+	*Deletion                    // in lists of deleted keys only
 }
 
 // KeyList is one page of keys or versions. Clients follow NextLink as it is.
@@ -98,6 +112,20 @@ type CreateKeyRequest struct {
 	Tags           map[string]string `json:"tags,omitempty"`
 	// ReleasePolicy is read only to be refused: keys that leave the HSM are not offered.
 	ReleasePolicy json.RawMessage `json:"release_policy,omitempty"`
+}
+
+// UpdateKeyRequest changes attributes, operations and tags of a version. An absent member leaves things as they are.
+type UpdateKeyRequest struct {
+	KeyOps     []string          `json:"key_ops,omitempty"`
+	Attributes *KeyAttributes    `json:"attributes,omitempty"`
+	Tags       map[string]string `json:"tags,omitempty"`
+	// What a key keeps for ever. It is read so that an attempt to change it is refused, not ignored.
+	Kty            string          `json:"kty,omitempty"`
+	KeySize        int             `json:"key_size,omitempty"`
+	PublicExponent int             `json:"public_exponent,omitempty"`
+	Crv            string          `json:"crv,omitempty"`
+	Key            json.RawMessage `json:"key,omitempty"`
+	ReleasePolicy  json.RawMessage `json:"release_policy,omitempty"`
 }
 
 // SignRequest asks for the signature of a digest.
@@ -138,4 +166,46 @@ type VerifyResult struct {
 // BackupResult carries a key backup: the answer of backup and the request of restore.
 type BackupResult struct {
 	Value Base64URL `json:"value"`
+}
+
+// RandomRequest asks for random bytes.
+type RandomRequest struct {
+	Count int `json:"count"` // 1 to 128
+}
+
+// RandomResult carries them.
+type RandomResult struct {
+	Value Base64URL `json:"value"`
+}
+
+// RotationPolicy says when a key gets a new version. Durations are ISO 8601: "P90D". A policy without actions and
+// expiry time is none, and removes the one that was there.
+type RotationPolicy struct {
+	ID              string                   `json:"id,omitempty"` // answers only
+	LifetimeActions []LifetimeAction         `json:"lifetimeActions"`
+	Attributes      RotationPolicyAttributes `json:"attributes"`
+}
+
+// LifetimeAction is what happens when.
+type LifetimeAction struct {
+	Trigger LifetimeTrigger    `json:"trigger"`
+	Action  LifetimeActionType `json:"action"`
+}
+
+// LifetimeTrigger has one of its two members.
+type LifetimeTrigger struct {
+	TimeAfterCreate  string `json:"timeAfterCreate,omitempty"`
+	TimeBeforeExpiry string `json:"timeBeforeExpiry,omitempty"`
+}
+
+// LifetimeActionType is "Rotate", in any case.
+type LifetimeActionType struct {
+	Type string `json:"type"`
+}
+
+// RotationPolicyAttributes has the life of versions made by rotation, and Unix seconds.
+type RotationPolicyAttributes struct {
+	ExpiryTime string `json:"expiryTime,omitempty"`
+	Created    int64  `json:"created,omitempty"` // answers only
+	Updated    int64  `json:"updated,omitempty"` // answers only
 }

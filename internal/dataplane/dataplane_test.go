@@ -429,13 +429,34 @@ func TestRefusals(t *testing.T) {
 			return out
 		}
 	}
-	for name, body := range map[string]string{"ec": `{"kty":"EC"}`, "rsa": `{"kty":"RSA"}`} {
+	for name, body := range map[string]string{"ec": `{"kty":"EC"}`, "rsa": `{"kty":"RSA"}`, "exchange": `{"kty":"RSA","key_ops":["import"]}`} {
 		if w := f.do(request{method: "POST", path: "/keys/" + name + "/create", hsm: "owned", body: body}); w.Code != 200 {
 			t.Fatalf("create %s: %d %s", name, w.Code, w.Body)
 		}
 	}
+	saved := "" // the backup of a key that is deleted now
 	use := func(path, body string) request {
 		return request{method: "POST", path: "/keys/" + path, hsm: "owned", body: body}
+	}
+	for _, r := range []request{use("disabled/create", `{"kty":"EC","attributes":{"enabled":false}}`),
+		{method: "PUT", path: "/keys/disabled/rotationpolicy", hsm: "owned", body: `{"attributes":{"expiryTime":"P90D"}}`},
+		use("deleted/create", `{"kty":"EC"}`), use("deleted/backup", ""), {method: "DELETE", path: "/keys/deleted", hsm: "owned"},
+	} {
+		w := f.do(r)
+		if w.Code != 200 {
+			t.Fatalf("%s %s: %d %s", r.method, r.path, w.Code, w.Body)
+		}
+		if strings.HasSuffix(r.path, "backup") {
+			saved = value(t, w, 200)
+		}
+	}
+	deleted := func(method, path string) request { return request{method: method, path: path, hsm: "owned"} }
+	policy := func(path, body string) request {
+		return request{method: "PUT", path: "/keys/" + path + "/rotationpolicy", hsm: "owned", body: body}
+	}
+	const rotateAfter = `{"lifetimeActions":[{"trigger":{"timeAfterCreate":"%s"},"action":{"type":"%s"}}]}`
+	patch := func(path, body string) request {
+		return request{method: "PATCH", path: "/keys/" + path, hsm: "owned", body: body}
 	}
 	three := three()
 	for name, test := range map[string]struct {
@@ -499,6 +520,53 @@ func TestRefusals(t *testing.T) {
 		"encrypt-with-iv":                  {use("rsa/encrypt", `{"alg":"RSA-OAEP-256","value":"AAAA","iv":"AAAAAAAAAAAAAAAA"}`), 400, "BadParameter"},
 		"wrapkey-without-value":            {use("rsa/wrapkey", `{"alg":"RSA-OAEP-256"}`), 400, "BadParameter"},
 		"wrapkey-in-another-case":          {use("rsa/wrapKey", `{"alg":"RSA-OAEP-256","value":"AAAA"}`), 404, "RouteNotFound"},
+		"update-unknown":                   {patch("none", `{}`), 404, "KeyNotFound"},
+		"update-unknown-version":           {patch("ec/00000000000000000000000000000000", `{}`), 404, "KeyNotFound"},
+		"update-without-body":              {patch("ec", ``), 400, "BadParameter"},
+		"update-type":                      {patch("ec", `{"kty":"RSA"}`), 400, "BadParameter"},
+		"update-size":                      {patch("rsa/", `{"key_size":4096}`), 400, "BadParameter"},
+		"update-curve":                     {patch("ec", `{"crv":"P-384"}`), 400, "BadParameter"},
+		"update-exportable":                {patch("ec", `{"attributes":{"exportable":true}}`), 400, "BadParameter"},
+		"update-material":                  {patch("ec", `{"key":{"kty":"EC"}}`), 400, "BadParameter"},
+		"update-release-policy":            {patch("ec", `{"release_policy":{"data":"e30"}}`), 400, "BadParameter"},
+		"update-operation-of-other-type":   {patch("ec", `{"key_ops":["encrypt"]}`), 400, "BadParameter"},
+		"update-import-key-decrypts":       {patch("exchange", `{"key_ops":["import","decrypt"]}`), 400, "BadParameter"},
+		"update-import-key-loses-import":   {patch("exchange", `{"key_ops":[]}`), 400, "BadParameter"},
+		"update-becomes-import-key":        {patch("rsa", `{"key_ops":["import"]}`), 400, "BadParameter"},
+		"update-time-out-of-range":         {patch("ec", `{"attributes":{"exp":-1}}`), 400, "BadParameter"},
+		"update-exp-before-nbf":            {patch("ec", `{"attributes":{"nbf":2000000000,"exp":1999999999}}`), 400, "BadParameter"},
+		"create-over-deleted":              {use("Deleted/create", `{"kty":"EC"}`), 409, "Conflict"},
+		"restore-over-deleted":             {request{method: "POST", path: "/keys/restore", hsm: "owned", body: quote(saved)}, 409, "Conflict"},
+		"get-deleted":                      {deleted("GET", "/keys/deleted"), 404, "KeyNotFound"},
+		"versions-of-deleted":              {deleted("GET", "/keys/deleted/versions"), 404, "KeyNotFound"},
+		"sign-with-deleted":                {use("deleted/sign", `{"alg":"ES256","value":"`+strings.Repeat("A", 43)+`"}`), 404, "KeyNotFound"},
+		"backup-of-deleted":                {use("deleted/backup", ""), 404, "KeyNotFound"},
+		"delete-twice":                     {deleted("DELETE", "/keys/deleted"), 404, "KeyNotFound"},
+		"delete-a-version":                 {deleted("DELETE", "/keys/ec/00000000000000000000000000000000"), 405, "MethodNotAllowed"},
+		"deleted-unknown":                  {deleted("GET", "/deletedkeys/ec"), 404, "KeyNotFound"},
+		"recover-not-deleted":              {deleted("POST", "/deletedkeys/ec/recover"), 404, "KeyNotFound"},
+		"purge-not-deleted":                {deleted("DELETE", "/deletedkeys/ec"), 404, "KeyNotFound"},
+		"deleted-page-too-large":           {request{method: "GET", path: "/deletedkeys", query: "api-version=7.0&maxresults=26", hsm: "owned"}, 400, "BadParameter"},
+		"rng-none":                         {request{method: "POST", path: "/rng", hsm: "owned", body: `{"count":0}`}, 400, "BadParameter"},
+		"rng-too-many":                     {request{method: "POST", path: "/rng", hsm: "owned", body: `{"count":129}`}, 400, "BadParameter"},
+		"rng-not-a-number":                 {request{method: "POST", path: "/rng", hsm: "owned", body: `{"count":"8"}`}, 400, "BadParameter"},
+		"rng-without-body":                 {request{method: "POST", path: "/rng", hsm: "owned"}, 400, "BadParameter"},
+		"rng-before-activation":            {post("/rng", `{"count":8}`), 403, "HsmNotActivated"},
+		"policy-of-unknown":                {policy("none", `{}`), 404, "KeyNotFound"},
+		"policy-of-deleted":                {deleted("GET", "/keys/deleted/rotationpolicy"), 404, "KeyNotFound"},
+		"policy-notify":                    {policy("ec", fmt.Sprintf(rotateAfter, "P30D", "Notify")), 400, "BadParameter"},
+		"policy-unknown-action":            {policy("ec", fmt.Sprintf(rotateAfter, "P30D", "Delete")), 400, "BadParameter"},
+		"policy-too-often":                 {policy("ec", fmt.Sprintf(rotateAfter, "P27D", "Rotate")), 400, "BadParameter"},
+		"policy-weeks":                     {policy("ec", fmt.Sprintf(rotateAfter, "P4W", "Rotate")), 400, "BadParameter"},
+		"policy-two-actions":               {policy("ec", `{"lifetimeActions":[{"trigger":{"timeAfterCreate":"P30D"},"action":{"type":"Rotate"}},{"trigger":{"timeBeforeExpiry":"P30D"},"action":{"type":"Rotate"}}],"attributes":{"expiryTime":"P90D"}}`), 400, "BadParameter"},
+		"policy-two-triggers":              {policy("ec", `{"lifetimeActions":[{"trigger":{"timeAfterCreate":"P30D","timeBeforeExpiry":"P30D"},"action":{"type":"Rotate"}}],"attributes":{"expiryTime":"P90D"}}`), 400, "BadParameter"},
+		"policy-no-trigger":                {policy("ec", `{"lifetimeActions":[{"trigger":{},"action":{"type":"Rotate"}}]}`), 400, "BadParameter"},
+		"policy-short-life":                {policy("ec", `{"attributes":{"expiryTime":"P27D"}}`), 400, "BadParameter"},
+		"policy-before-no-expiry":          {policy("ec", `{"lifetimeActions":[{"trigger":{"timeBeforeExpiry":"P30D"},"action":{"type":"Rotate"}}]}`), 400, "BadParameter"},
+		"policy-before-the-start":          {policy("ec", `{"lifetimeActions":[{"trigger":{"timeBeforeExpiry":"P63D"},"action":{"type":"Rotate"}}],"attributes":{"expiryTime":"P90D"}}`), 400, "BadParameter"},
+		"rotate-without-policy":            {use("ec/rotate", ""), 400, "BadParameter"},
+		"rotate-disabled":                  {use("disabled/rotate", ""), 403, "KeyDisabled"},
+		"rotate-deleted":                   {use("deleted/rotate", ""), 404, "KeyNotFound"},
 		"restore-garbage":                  {request{method: "POST", path: "/keys/restore", hsm: "owned", body: `{"value":"AAAA"}`}, 400, ""},
 		"restore-not-base64url":            {request{method: "POST", path: "/keys/restore", hsm: "owned", body: `{"value":"a+b="}`}, 400, "BadParameter"},
 		"no-token":                         {request{method: "GET", path: "/keys", token: "none"}, 401, "Unauthorized"},
@@ -733,6 +801,14 @@ func FuzzRequest(fz *testing.F) {
 	fz.Add("POST", "/keys/k/create", "api-version=7.4", []byte(`{"kty":"EC","crv":"P-256","attributes":{"exp":1}}`))
 	fz.Add("POST", "/keys/k//sign", "api-version=7.4", []byte(`{"alg":"ES256","value":"AA"}`))
 	fz.Add("POST", "/keys/k/decrypt", "api-version=7.4", []byte(`{"alg":"RSA-OAEP-256","value":"AAAA","iv":"","aad":null}`))
+	fz.Add("PATCH", "/keys/k/", "api-version=7.4", []byte(`{"key_ops":["sign"],"attributes":{"enabled":false,"exp":1},"tags":{}}`))
+	fz.Add("DELETE", "/keys/k", "api-version=7.0", []byte(nil))
+	fz.Add("GET", "/deletedkeys", "api-version=7.0&maxresults=1", []byte(nil))
+	fz.Add("POST", "/deletedkeys/k/recover", "api-version=7.0", []byte(nil))
+	fz.Add("DELETE", "/deletedkeys/k", "api-version=7.0", []byte(nil))
+	fz.Add("POST", "/rng", "api-version=7.4", []byte(`{"count":128}`))
+	fz.Add("POST", "/keys/k/rotate", "api-version=7.4", []byte(nil))
+	fz.Add("PUT", "/keys/k/rotationpolicy", "api-version=7.4", []byte(`{"lifetimeActions":[{"trigger":{"timeBeforeExpiry":"P30D"},"action":{"type":"rotate"}}],"attributes":{"expiryTime":"P90D"}}`))
 	fz.Add("GET", "/keys", "api-version=7.4&maxresults=1&$skiptoken=x", []byte(nil))
 	fz.Add("POST", "/keys/restore", "api-version=7.4", []byte(`{"value":"AAAA"}`))
 	fz.Fuzz(func(t *testing.T, method, path, query string, body []byte) {

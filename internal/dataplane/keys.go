@@ -2,6 +2,7 @@ package dataplane
 
 import (
 	"context"
+	"encoding/json"
 	"math/big"
 	"net/http"
 	"net/url"
@@ -24,7 +25,7 @@ func createKey(ctx context.Context, c *call) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	if len(request.ReleasePolicy) > 0 && string(request.ReleasePolicy) != "null" {
+	if given(request.ReleasePolicy) {
 		return answer{}, failure.New(failure.BadParameter, "Non-exportable keys must not have release policy")
 	}
 	p := keys.CreateParams{Type: request.Kty, Bits: request.KeySize, Exponent: request.PublicExponent, Curve: request.Crv, Ops: request.KeyOps, Tags: request.Tags}
@@ -63,6 +64,42 @@ func getKey(ctx context.Context, c *call) (answer, error) {
 	return ok(c.bundle(key))
 }
 
+func updateKey(ctx context.Context, c *call) (answer, error) {
+	request, err := decode[api.UpdateKeyRequest](c)
+	if err != nil {
+		return answer{}, err
+	}
+	switch {
+	case given(request.Key):
+		return answer{}, failure.New(failure.BadParameter, "key material cannot be changed: leave key out, and create a new version")
+	case given(request.ReleasePolicy):
+		return answer{}, failure.New(failure.BadParameter, "Non-exportable keys must not have release policy")
+	}
+	p := keys.UpdateParams{Ops: request.KeyOps, Tags: request.Tags,
+		Type: request.Kty, Bits: request.KeySize, Exponent: request.PublicExponent, Curve: request.Crv}
+	if a := request.Attributes; a != nil {
+		p.Enabled, p.Exportable = a.Enabled, a.Exportable
+		if p.NotBefore, err = moment("nbf", a.NotBefore); err != nil {
+			return answer{}, err
+		}
+		if p.Expires, err = moment("exp", a.Expires); err != nil {
+			return answer{}, err
+		}
+	}
+	k, err := c.keys(ctx)
+	if err != nil {
+		return answer{}, err
+	}
+	key, err := k.Update(ctx, c.caller, c.name, c.version, p)
+	if err != nil {
+		return answer{}, err
+	}
+	return ok(c.bundle(key))
+}
+
+// given reports whether a member of a request was there and not null.
+func given(member json.RawMessage) bool { return len(member) > 0 && string(member) != "null" }
+
 func listKeys(ctx context.Context, c *call) (answer, error) {
 	return c.list(ctx, "/keys", func(k *keys.Keys, token string, max int) (keys.Page, error) {
 		return k.List(ctx, c.caller, token, max)
@@ -95,7 +132,12 @@ func (c *call) list(ctx context.Context, path string, page func(k *keys.Keys, to
 	}
 	list := api.KeyList{Value: []api.KeyItem{}}
 	for _, item := range p.Items {
-		list.Value = append(list.Value, api.KeyItem{Kid: c.kid(item.Name, item.Version), Attributes: attributes(item.Attributes), Tags: item.Tags})
+		line := api.KeyItem{Kid: c.kid(item.Name, item.Version), Attributes: attributes(item.Attributes), Tags: item.Tags}
+		if item.DeletedAt != nil {
+			d := c.deletion(item.Name, *item.DeletedAt, *item.PurgeAt)
+			line.Deletion = &d
+		}
+		list.Value = append(list.Value, line)
 	}
 	if p.Next != "" {
 		next := url.Values{"api-version": {c.query.Get("api-version")}, "$skiptoken": {p.Next}}
@@ -105,6 +147,60 @@ func (c *call) list(ctx context.Context, path string, page func(k *keys.Keys, to
 		list.NextLink = c.base + path + "?" + next.Encode()
 	}
 	return ok(list)
+}
+
+func deleteKey(ctx context.Context, c *call) (answer, error) {
+	k, err := c.keys(ctx)
+	if err != nil {
+		return answer{}, err
+	}
+	key, err := k.Delete(ctx, c.caller, c.name)
+	if err != nil {
+		return answer{}, err
+	}
+	return ok(c.deletedBundle(key))
+}
+
+func listDeletedKeys(ctx context.Context, c *call) (answer, error) {
+	return c.list(ctx, "/deletedkeys", func(k *keys.Keys, token string, max int) (keys.Page, error) {
+		return k.ListDeleted(ctx, c.caller, token, max)
+	})
+}
+
+func getDeletedKey(ctx context.Context, c *call) (answer, error) {
+	k, err := c.keys(ctx)
+	if err != nil {
+		return answer{}, err
+	}
+	key, err := k.GetDeleted(ctx, c.caller, c.name)
+	if err != nil {
+		return answer{}, err
+	}
+	return ok(c.deletedBundle(key))
+}
+
+func recoverKey(ctx context.Context, c *call) (answer, error) {
+	k, err := c.keys(ctx)
+	if err != nil {
+		return answer{}, err
+	}
+	key, err := k.Recover(ctx, c.caller, c.name)
+	if err != nil {
+		return answer{}, err
+	}
+	return ok(c.bundle(key))
+}
+
+// purgeKey answers 204, which one stock client insists on.
+func purgeKey(ctx context.Context, c *call) (answer, error) {
+	k, err := c.keys(ctx)
+	if err != nil {
+		return answer{}, err
+	}
+	if err := k.Purge(ctx, c.caller, c.name); err != nil {
+		return answer{}, err
+	}
+	return answer{status: http.StatusNoContent}, nil
 }
 
 func signDigest(ctx context.Context, c *call) (answer, error) {
@@ -225,6 +321,23 @@ func restoreKey(ctx context.Context, c *call) (answer, error) {
 	return ok(c.bundle(key))
 }
 
+func randomBytes(ctx context.Context, c *call) (answer, error) {
+	request, err := decode[api.RandomRequest](c)
+	if err != nil {
+		return answer{}, err
+	}
+	k, err := c.keys(ctx)
+	if err != nil {
+		return answer{}, err
+	}
+	random, err := k.Random(ctx, c.caller, request.Count)
+	if err != nil {
+		return answer{}, err
+	}
+	// As with a plaintext: it may become somebody's key, and goes to the caller who asked for it.
+	return answer{status: http.StatusOK, wipe: random.Wipe, body: api.RandomResult{Value: random.Reveal()}}, nil
+}
+
 func (c *call) keys(ctx context.Context) (*keys.Keys, error) { return c.hsm.Keys(ctx) }
 
 // kid names a key, or a version of it, under the address by which the client reached this HSM.
@@ -246,6 +359,14 @@ func (c *call) bundle(k keys.Key) api.KeyBundle {
 		jwk.Crv, jwk.X, jwk.Y = k.Public.Curve, k.Public.X.FillBytes(make([]byte, size)), k.Public.Y.FillBytes(make([]byte, size))
 	}
 	return api.KeyBundle{Key: jwk, Attributes: attributes(k.Attributes), Tags: k.Tags}
+}
+
+func (c *call) deletedBundle(k keys.DeletedKey) api.DeletedKeyBundle {
+	return api.DeletedKeyBundle{KeyBundle: c.bundle(k.Key), Deletion: c.deletion(k.Name, k.DeletedAt, k.PurgeAt)}
+}
+
+func (c *call) deletion(name string, at, purge time.Time) api.Deletion {
+	return api.Deletion{RecoveryID: c.base + "/deletedkeys/" + name, DeletedDate: at.Unix(), ScheduledPurgeDate: purge.Unix()}
 }
 
 // fieldBytes are the coordinate lengths of RFC 7518 section 6.2.1.2.

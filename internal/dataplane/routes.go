@@ -21,12 +21,24 @@ var routes = []route{
 	{"DELETE", "securitydomain/upload", operation{run: cancelRecovery}}, // Strongroom's own
 	{"GET", "securitydomain", operation{run: describeDomain}},           // Strongroom's own
 
+	{"POST", "rng", operation{maxBody: smallBody, run: randomBytes}},
+
 	{"GET", "keys", operation{run: listKeys}},
 	{"POST", "keys/restore", operation{maxBody: restoreBody, run: restoreKey}},
 	{"GET", "keys/{name}", operation{run: getKey}},
 	{"GET", "keys/{name}/{version}", operation{run: getKey}},
+	{"PATCH", "keys/{name}", operation{maxBody: smallBody, run: updateKey}},
+	{"PATCH", "keys/{name}/{version}", operation{maxBody: smallBody, run: updateKey}},
+	{"DELETE", "keys/{name}", operation{run: deleteKey}},
+	{"GET", "deletedkeys", operation{run: listDeletedKeys}},
+	{"GET", "deletedkeys/{name}", operation{run: getDeletedKey}},
+	{"DELETE", "deletedkeys/{name}", operation{run: purgeKey}},
+	{"POST", "deletedkeys/{name}/recover", operation{run: recoverKey}},
 	{"GET", "keys/{name}/versions", operation{run: listKeyVersions}},
 	{"POST", "keys/{name}/create", operation{maxBody: smallBody, run: createKey}},
+	{"POST", "keys/{name}/rotate", operation{run: rotateKey}},
+	{"GET", "keys/{name}/rotationpolicy", operation{run: getRotationPolicy}},
+	{"PUT", "keys/{name}/rotationpolicy", operation{maxBody: smallBody, run: putRotationPolicy}},
 	{"POST", "keys/{name}/backup", operation{run: backupKey}},
 	{"POST", "keys/{name}/sign", operation{maxBody: smallBody, run: signDigest}},
 	{"POST", "keys/{name}/{version}/sign", operation{maxBody: smallBody, run: signDigest}},

@@ -22,6 +22,7 @@ type Type string
 const (
 	RSA Type = "RSA-HSM" // 2048, 3072 or 4096 bits
 	EC  Type = "EC-HSM"  // P-256, P-256K, P-384 or P-521
+	Oct Type = "oct-HSM" // AES and HMAC keys of 128, 192 or 256 bits
 )
 
 // Curves of EC keys, as JWK names them (RFC 7518 section 6.2.1.1; P-256K is Azure's name for secp256k1).
@@ -39,6 +40,36 @@ const (
 	RSA15      = "RSA1_5"       // known by name only: always ErrAlgorithm
 )
 
+// AES algorithms. The number is the size of the key in bits; CKM_AES_KEY_WRAP and its padded form, named as PKCS #11
+// names them, go with every size.
+const (
+	A128GCM = "A128GCM" // NIST SP 800-38D with an IV of 96 bits, made by the engine, and a tag of 128 bits
+	A192GCM = "A192GCM"
+	A256GCM = "A256GCM"
+
+	A128CBC = "A128CBC" // NIST SP 800-38A without padding, with an IV of the caller. No integrity
+	A192CBC = "A192CBC"
+	A256CBC = "A256CBC"
+
+	A128CBCPAD = "A128CBCPAD" // the same with the padding of PKCS #7 (RFC 5652 section 6.3). No integrity
+	A192CBCPAD = "A192CBCPAD"
+	A256CBCPAD = "A256CBCPAD"
+
+	A128KW = "A128KW" // RFC 3394
+	A192KW = "A192KW"
+	A256KW = "A256KW"
+
+	AESKeyWrap    = "CKM_AES_KEY_WRAP"     // RFC 3394
+	AESKeyWrapPad = "CKM_AES_KEY_WRAP_PAD" // RFC 5649
+)
+
+// Sizes that the AES algorithms fix, in bytes.
+const (
+	GCMIVSize  = 12
+	GCMTagSize = 16
+	CBCIVSize  = 16
+)
+
 // MaxPlaintext is the longest plaintext in bytes that alg encrypts with an RSA key of the given size in bits
 // (RFC 8017 section 7.1.1); below 0 where even the empty one does not fit, or alg does not encrypt.
 func MaxPlaintext(alg string, bits int) int {
@@ -54,8 +85,8 @@ func MaxPlaintext(alg string, bits int) int {
 // Spec says which key to make.
 type Spec struct {
 	Type     Type
-	Bits     int    // RSA: 2048, 3072 or 4096
-	Exponent int    // RSA: odd, ≥ 65537; 0 means 65537
+	Bits     int    // RSA: 2048, 3072 or 4096; oct: 128, 192 or 256
+	Exponent int    // RSA: odd, 65537 … 2³¹−1; 0 means 65537 for Generate, and any for Import
 	Curve    string // EC
 }
 
@@ -66,13 +97,54 @@ type Public struct {
 	E     int      // RSA
 	Curve string   // EC
 	X, Y  *big.Int // EC
+	Bits  int      // oct, which has no public part: its size is all that can be told
+}
+
+// Spec describes the key that p is the public part of.
+func (p Public) Spec() Spec {
+	switch p.Type {
+	case RSA:
+		return Spec{Type: RSA, Bits: p.N.BitLen(), Exponent: p.E}
+	case EC:
+		return Spec{Type: EC, Curve: p.Curve}
+	}
+	return Spec{Type: p.Type, Bits: p.Bits}
+}
+
+// Material is a key in the clear, on its way into an engine. Numbers are unsigned and big-endian; leading zeros may
+// be there or left out, up to one byte more than the number can have. There is no place for a third prime (oth of
+// RFC 7518 section 6.3.2.7): refuse such a key before.
+type Material struct {
+	Type Type
+
+	N, E       []byte       // RSA
+	P, Q       secret.Bytes // RSA, required
+	DP, DQ, QI secret.Bytes // RSA, each may be left out
+	Curve      string       // EC
+	X, Y       []byte       // EC
+	D          secret.Bytes // RSA and EC
+	K          secret.Bytes // oct
+}
+
+// Wipe clears the secrets of m.
+func (m Material) Wipe() {
+	for _, s := range []secret.Bytes{m.D, m.P, m.Q, m.DP, m.DQ, m.QI, m.K} {
+		s.Wipe()
+	}
+}
+
+// Ciphertext is what an AES algorithm makes of a plaintext.
+type Ciphertext struct {
+	Value []byte
+	IV    []byte // GCM and CBC
+	Tag   []byte // GCM
 }
 
 // Ref is a key outside the engine.
 type Ref struct {
 	Type    Type
 	Curve   string // EC
-	Bits    int    // RSA
+	Bits    int    // RSA and oct
 	Sealed  []byte // ciphertext under the domain's wrapping key
 	Binding []byte // associated data: identity and immutable attributes
 }
@@ -94,11 +166,23 @@ var (
 	ErrDigest = errors.New("engine: wrong digest length")
 	// ErrPlaintext says that the plaintext is longer than MaxPlaintext.
 	ErrPlaintext = errors.New("engine: the plaintext is too long for the key")
+	// ErrMaterial says that key material from outside is not a sound key: its parts contradict each other, or it is of
+	// a kind that is known to be weak. Its text says which check failed and holds nothing of the key.
+	ErrMaterial = errors.New("engine: the key material is not sound")
 	// ErrDecrypt says that a ciphertext does not decrypt. It never says, or wraps, why.
 	ErrDecrypt = errors.New("engine: the ciphertext does not decrypt")
 	// ErrClosed is the answer after Close.
 	ErrClosed = errors.New("engine: closed")
 )
+
+// ParameterError says that a value has a form or length that the algorithm does not take, or is there although the
+// algorithm has no such thing. It depends on public lengths only, never on whether something decrypts.
+type ParameterError struct {
+	Name string // value, iv, aad or tag, as the API calls it
+	Rule string // "must have 16 bytes, not 12"
+}
+
+func (e *ParameterError) Error() string { return "engine: " + e.Name + " " + e.Rule }
 
 // Sizes of values that callers make or keep, in bytes.
 const (
@@ -110,21 +194,51 @@ const (
 type Engine interface {
 	// Generate makes a key and seals it under binding.
 	Generate(ctx context.Context, spec Spec, binding []byte) (Made, error)
-	// Sign signs a digest. alg is a JWA name (RS256 … ES512, ES256K); the digest must be as long as the
+	// ImportKey checks a key from outside and seals it under binding. It owns material and wipes it, also on error.
+	// ErrSpec for a type, size or curve that the engine does not have, ErrMaterial for a key that is not sound: an RSA
+	// key needs n = p·q with two primes of half its size that are far apart, d·e ≡ 1, right CRT values where they are
+	// given, an odd e ≥ 65537, and must not come from the generator of CVE-2017-15361 (ROCA); an EC key needs
+	// 1 ≤ d < n and its own point, which is on the curve.
+	ImportKey(ctx context.Context, material Material, binding []byte) (Made, error)
+	// ImportWrapped takes a key that was wrapped outside for kek, an RSA key of this engine (CKM_RSA_AES_KEY_WRAP of
+	// PKCS #11 3.0 section 2.1.21): RSA-OAEP with SHA-1 of an AES key, then the target wrapped with that key by
+	// RFC 5649; the target is PKCS #8 for RSA and EC, and the bare bytes for oct. spec says which key it has to be;
+	// Bits and Exponent 0 take any. bind gets what the key turned out to be and returns its binding, because an
+	// immutable attribute such as the size is only known then. ErrDecrypt itself if the blob does not open, whatever is
+	// wrong with it; from there on as ImportKey, and ErrSpec if it is another key than spec says. That kek may
+	// receive keys and do nothing else (threat K3) is the caller's to check.
+	ImportWrapped(ctx context.Context, kek Ref, blob []byte, spec Spec, bind func(Spec) []byte) (Made, error)
+	// Sign signs a digest. alg is a JWA name (RS256 … ES512, ES256K, HS256 … HS512); the digest must be as long as the
 	// algorithm's hash. RSA signatures are PKCS #1 (RFC 8017), PSS with a salt as long as the hash; ECDSA
-	// signatures are r ‖ s of fixed length (RFC 7518 section 3.4).
+	// signatures are r ‖ s of fixed length (RFC 7518 section 3.4), those of P-256K with the lower of the two possible
+	// s. For HS*, what is called the digest is the message of the HMAC (RFC 2104), taken as it is and of any length:
+	// a client that hashes first, as the SDKs do, gets the HMAC of its digest.
 	Sign(ctx context.Context, ref Ref, alg string, digest []byte) ([]byte, error)
 	// Verify reports whether the signature holds. A malformed signature is false, not an error.
 	Verify(ctx context.Context, ref Ref, alg string, digest, signature []byte) (bool, error)
 	// Encrypt encrypts under the public part of an RSA key: RSA-OAEP (RFC 8017 section 7.1.1) without a label, and
 	// with one hash for both of its uses. The ciphertext is as long as the modulus. ErrAlgorithm for every other
-	// algorithm and for EC keys, ErrPlaintext beyond MaxPlaintext; both before the key is opened. plaintext stays
+	// algorithm and for keys of other types (oct: see EncryptAES), ErrPlaintext beyond MaxPlaintext; both before the key is opened. plaintext stays
 	// the caller's.
 	Encrypt(ctx context.Context, ref Ref, alg string, plaintext secret.Bytes) ([]byte, error)
 	// Decrypt is the way back. Whatever is wrong with the ciphertext (length, range, padding, hash), the answer is
 	// ErrDecrypt itself, so that a caller who may decrypt learns nothing about ciphertexts that do not. The caller
 	// wipes the plaintext, which may be a key.
 	Decrypt(ctx context.Context, ref Ref, alg string, ciphertext []byte) (secret.Bytes, error)
+	// EncryptAES encrypts or wraps with an oct key, whose size must be the algorithm's: ErrAlgorithm otherwise. A GCM
+	// IV is made here, of random bits; one from the caller is refused. CBC needs an IV of CBCIVSize bytes that the
+	// caller draws at random for every plaintext; the value of A*CBC is one or more whole blocks of 16 bytes, that of
+	// the key wraps RFC 3394 a multiple of 8 and at least 16 bytes, that of RFC 5649 at least one. Only GCM takes aad.
+	// A *ParameterError otherwise, before the key is opened.
+	EncryptAES(ctx context.Context, ref Ref, alg string, plaintext secret.Bytes, iv, aad []byte) (Ciphertext, error)
+	// DecryptAES is the way back. IV, tag and value of a length that no ciphertext of the algorithm has are a
+	// *ParameterError; whatever else is wrong (tag, padding, integrity check), the answer is ErrDecrypt itself. CBC has
+	// no integrity: what it returns may be anything, and whoever may decrypt with A*CBCPAD has a padding oracle in
+	// hand, which only an authentication code around the ciphertext takes away. The caller wipes the plaintext.
+	DecryptAES(ctx context.Context, ref Ref, alg string, ciphertext Ciphertext, aad []byte) (secret.Bytes, error)
+	// Drop forgets what the engine keeps in memory of the opened key, as soon as calls that use it have ended. Call it
+	// when a key is disabled, deleted, purged or replaced. It does not make ref unusable: that is the caller's part.
+	Drop(ref Ref)
 	// Export re-encrypts a key under a key derived from the domain's backup key and salt (SaltSize random
 	// bytes, new for every backup), bound to binding. Import is the way back: it checks that the key is sound
 	// and of the given spec, and seals it under the new binding. ErrTampered if it does not open, ErrSpec if it

@@ -40,8 +40,10 @@ type Config struct {
 	// OpenEngine opens the engine of one security domain. It owns the two secrets.
 	OpenEngine func(wrapping, backup secret.Bytes) (engine.Engine, error)
 	Now        func() time.Time
-	Rand       io.Reader
-	Log        *slog.Logger
+	// Uptime is how long the process has been running, by a monotonic clock; nil: counted from New by the system's.
+	Uptime func() time.Duration
+	Rand   io.Reader
+	Log    *slog.Logger
 	// ReservePort picks a free port of its own for a new HSM, outside taken, and ReleasePort gives one back whose HSM
 	// was not made. Nil: HSMs get none.
 	ReservePort func(taken map[int]bool) (int, error)
@@ -63,7 +65,7 @@ type Service struct {
 	mu      sync.Mutex
 	changes uint64                // changes of records seen; what was read before one is not kept after it
 	engines map[string]openEngine // by HSM ID; dropped when the HSM's domain changes or goes
-	keys    map[string]*keys.Keys // by HSM ID; holds no state of its own
+	keys    map[string]*keys.Keys // by HSM ID; holds no state that would be missed
 	closed  bool
 }
 
@@ -80,6 +82,10 @@ func New(cfg Config) *Service {
 	}
 	if cfg.ExchangeBits == 0 {
 		cfg.ExchangeBits = exchangeBits
+	}
+	if cfg.Uptime == nil {
+		begin := time.Now() // its monotonic reading is what time.Since goes by
+		cfg.Uptime = func() time.Duration { return time.Since(begin) }
 	}
 	s := &Service{cfg: cfg, engines: map[string]openEngine{}, keys: map[string]*keys.Keys{}}
 	s.unwatch = cfg.Store.Watch(s.changed)
@@ -415,7 +421,7 @@ func (h *HSM) Keys(ctx context.Context) (*keys.Keys, error) {
 		return nil, store.Failure(err)
 	}
 	k := keys.New(keys.Config{
-		HSM: h.id, Store: h.s.cfg.Store, Now: h.s.cfg.Now, Rand: h.s.cfg.Rand,
+		HSM: h.id, Store: h.s.cfg.Store, Now: h.s.cfg.Now, Uptime: h.s.cfg.Uptime, Rand: h.s.cfg.Rand,
 		Authorize: func(ctx context.Context, c access.Caller, a access.Action, scope string) error {
 			return h.s.cfg.Authorizer.Check(ctx, h.id, c, a, scope)
 		},

@@ -64,7 +64,7 @@ type CreateParams struct {
 	Type      string     // "RSA-HSM" or "EC-HSM"; "RSA" and "EC" mean the same
 	Bits      int        // RSA: 2048 (default), 3072 or 4096
 	Exponent  int        // RSA: 65537 (default)
-	Curve     string     // EC: P-256 (default), P-384 or P-521
+	Curve     string     // EC: P-256 (default), P-256K, P-384 or P-521
 	Ops       []string   // nil: all that the type can do; empty but not nil: none
 	Enabled   *bool      // default true
 	NotBefore *time.Time // default: no bound
@@ -98,7 +98,7 @@ func (p CreateParams) spec() (engine.Spec, error) {
 		switch spec.Curve {
 		case engine.P256, engine.P256K, engine.P384, engine.P521:
 		default:
-			return spec, failure.New(failure.BadParameter, "crv must be P-256, P-384 or P-521")
+			return spec, failure.New(failure.BadParameter, "crv must be P-256, P-256K, P-384 or P-521")
 		}
 		if spec.Bits != 0 || spec.Exponent != 0 {
 			return spec, failure.New(failure.BadParameter, "key_size and public_exponent are for RSA keys; an EC key has a crv")
@@ -126,8 +126,7 @@ func (p CreateParams) record(t engine.Type, now time.Time) (versionRecord, error
 		to   **int64
 	}{{p.NotBefore, &v.NotBefore}, {p.Expires, &v.Expires}} {
 		if bound.from != nil {
-			unix := bound.from.Unix()
-			*bound.to = &unix
+			*bound.to = unix(bound.from)
 		}
 	}
 	return v, v.checkAttributes(t)

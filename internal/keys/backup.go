@@ -108,7 +108,7 @@ func (k *Keys) Backup(ctx context.Context, caller access.Caller, name string) ([
 
 // Restore brings back what Backup returned, on any HSM of the same security domain: name, versions, times,
 // attributes and tags as they were, all in one transaction. It is refused with a failure.WrongDomain on an HSM of
-// another domain, a failure.Conflict where a key of the name exists, and a failure.BadParameter when the backup
+// another domain, a failure.Conflict where a key of the name exists or is deleted, and a failure.BadParameter when the backup
 // is damaged; nothing was changed then. It returns the latest version.
 func (k *Keys) Restore(ctx context.Context, caller access.Caller, blob []byte) (Key, error) {
 	eng, err := k.enter(ctx, caller, access.KeyRestore, access.ScopeKeys)
@@ -140,10 +140,13 @@ func (k *Keys) Restore(ctx context.Context, caller access.Caller, blob []byte) (
 	}
 	vacant := func(r store.Reader) error {
 		rec, err := k.loadKey(ctx, eng, r, lower)
-		if err == nil && rec != nil {
-			err = failure.Coded(failure.Conflict, "Conflict", "key %s exists in this HSM, active or deleted, and a restore does not overwrite; delete and purge it first. Nothing was changed", rec.Name)
+		if err != nil {
+			return err
 		}
-		return err
+		if rec != nil {
+			return failure.Coded(failure.Conflict, "Conflict", "key %s exists in this HSM, and a restore does not overwrite; delete and purge it first. Nothing was changed", rec.Name)
+		}
+		return k.nameFree(ctx, eng, r, lower)
 	}
 	if err := k.cfg.Store.View(ctx, vacant); err != nil { // before the work
 		return Key{}, store.Failure(err)

@@ -317,6 +317,44 @@ func TestVersion1StaysReadable(t *testing.T) {
 	}
 }
 
+// Version 2 of records, with deleted keys and policies, is read for ever too, and so is a key whose record has one
+// version and whose versions' records have the other: the golden one of version 1 was changed by version 2.
+func TestVersion2StaysReadable(t *testing.T) {
+	data, err := os.ReadFile("testdata/records-v2.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var records map[string]string
+	if err := json.Unmarshal(data, &records); err != nil || len(records) != 9 {
+		t.Fatalf("%d golden records, %v; want 9", len(records), err)
+	}
+	b := newBench(t, memory.New(), alphaID, ownDomain)
+	overwrite(t, b.store, records)
+	items, err := b.everyVersion(t, "golden-key")
+	if err != nil || len(items) != 2 || items[0].Tags["kept"] != "for ever" || items[1].Enabled {
+		t.Errorf("the golden key: %+v, %v", items, err)
+	}
+	if p, err := b.GetRotationPolicy(t.Context(), alice, "golden-key"); err != nil || p.ExpiryTime != "P90D" || p.TimeBeforeExpiry != "P30D" || !p.Created.Equal(noon) {
+		t.Errorf("its policy: %+v, %v", p, err)
+	}
+	if signed, err := b.Sign(t.Context(), alice, "golden-key", items[0].Version, "PS256", digest()); err != nil || len(signed.Signature) != 256 {
+		t.Errorf("its first version does not sign: %v", err)
+	}
+	gone, err := b.GetDeleted(t.Context(), alice, "deleted-key")
+	if err != nil || gone.Name != "Deleted-Key" || !gone.DeletedAt.Equal(noon) || !gone.PurgeAt.Equal(noon.AddDate(0, 0, 90)) {
+		t.Errorf("the deleted key: %+v, %v", gone, err)
+	}
+	if _, err := b.Recover(t.Context(), alice, "deleted-key"); err != nil {
+		t.Error(err)
+	}
+	if p, err := b.GetRotationPolicy(t.Context(), alice, "deleted-key"); err != nil || p.TimeAfterCreate != "P28D" {
+		t.Errorf("its policy: %+v, %v", p, err)
+	}
+	if _, err := b.Sign(t.Context(), alice, "deleted-key", "", "ES256", digest()); err != nil {
+		t.Errorf("it does not sign: %v", err)
+	}
+}
+
 // FuzzParseBackup feeds blobs from outside. What parses is a header of fixed length and a body, and put together
 // again is the blob.
 func FuzzParseBackup(f *testing.F) {

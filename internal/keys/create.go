@@ -8,7 +8,7 @@ import (
 )
 
 // Create makes a key, or a new version of the key of that name. When it returns, the version is on disk. Two
-// calls at once make two versions. On error nothing was made, unless the error is a failure.StorageFailed.
+// calls at once make two versions. The name of a deleted key is a failure.Conflict. On error nothing was made, unless the error is a failure.StorageFailed.
 func (k *Keys) Create(ctx context.Context, caller access.Caller, name string, p CreateParams) (Key, error) {
 	eng, lower, err := k.enterKey(ctx, caller, access.KeyCreate, name)
 	if err != nil {
@@ -36,6 +36,9 @@ func (k *Keys) Create(ctx context.Context, caller access.Caller, name string, p 
 		}
 		if rec != nil {
 			return roomForVersion(rec)
+		}
+		if err := k.nameFree(ctx, eng, r, lower); err != nil {
+			return err
 		}
 		count, err := k.count(ctx, eng, r)
 		if err != nil {

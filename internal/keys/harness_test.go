@@ -55,6 +55,7 @@ type bench struct {
 
 	mu    sync.Mutex // the fields below
 	clock time.Time
+	up    time.Duration
 	deny  error
 	asked []asked
 }
@@ -76,6 +77,11 @@ func newBench(t testing.TB, s *memory.Store, hsm, domain string) *bench {
 			defer b.mu.Unlock()
 			return b.clock
 		},
+		Uptime: func() time.Duration {
+			b.mu.Lock()
+			defer b.mu.Unlock()
+			return b.up
+		},
 		Authorize: func(_ context.Context, c access.Caller, a access.Action, scope string) error {
 			b.mu.Lock()
 			defer b.mu.Unlock()
@@ -94,6 +100,13 @@ func (b *bench) at(now time.Time) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.clock = now
+}
+
+// run lets time pass, as it does: on the clock and in the life of the process.
+func (b *bench) run(d time.Duration) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.clock, b.up = b.clock.Add(d), b.up+d
 }
 
 func (b *bench) create(t testing.TB, name string, p CreateParams) Key {

@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 	"time"
 
 	"strongroom/internal/access"
@@ -36,8 +37,11 @@ type Config struct {
 	// Authorize returns nil if the caller may do the action in the scope. Its error goes to the caller as it is.
 	Authorize func(ctx context.Context, caller access.Caller, action access.Action, scope string) error
 	Now       func() time.Time
-	Rand      io.Reader // safe for concurrent use
-	// RetentionDays (7 to 90) and PurgeProtection are the HSM's; keys only report them.
+	// Uptime is how long the process has been running, by a clock that nobody can set and that stands still in
+	// between: what is destroyed by itself waits for it too (K11).
+	Uptime func() time.Duration
+	Rand   io.Reader // safe for concurrent use
+	// RetentionDays (7 to 90) is for how long a deleted key is kept; with PurgeProtection nobody can purge it earlier.
 	RetentionDays   int
 	PurgeProtection bool
 	// DomainID is the hex SHA-256 that names the HSM's security domain (64 lower-case digits).
@@ -50,9 +54,16 @@ type Config struct {
 	Engine func() (engine.Engine, error)
 }
 
-// Keys are the keys of one HSM. It holds no state besides its Config: several may serve one HSM, in one process
-// or in many. Safe for concurrent use.
-type Keys struct{ cfg Config }
+// Keys are the keys of one HSM. Several may serve one HSM, in one process or in many. Safe for concurrent use.
+type Keys struct {
+	cfg Config
+
+	// What [Keys.served] counts from. Whoever forgets it counts less, never more.
+	mu       sync.Mutex
+	counting bool          // the two below are set
+	base     int64         // seconds that the store knew of
+	since    time.Duration // uptime when it was read
+}
 
 // New returns the keys of the HSM that cfg describes.
 func New(cfg Config) *Keys { return &Keys{cfg: cfg} }
@@ -83,6 +94,8 @@ type Item struct {
 	Version string // "" in a list of keys
 	Attributes
 	Tags map[string]string
+	// DeletedAt and PurgeAt are those of a [DeletedKey], in a list of deleted keys only.
+	DeletedAt, PurgeAt *time.Time
 }
 
 // Page is a part of a list.

@@ -18,13 +18,15 @@ import (
 type modelKey struct {
 	name     string
 	versions []Key
+	policy   string // ExpiryTime
 }
 
-// Random sequences of create, get, list, sign, backup and restore over two HSMs of one domain, beside a map.
+// Random sequences of everything that can be done with keys over two HSMs of one domain, beside a map.
 func TestModel(t *testing.T) {
 	type hsm struct {
 		*bench
-		keys map[string]*modelKey
+		keys    map[string]*modelKey
+		deleted map[string]*modelKey
 	}
 	type saved struct {
 		blob []byte
@@ -33,8 +35,8 @@ func TestModel(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		shared := memory.New()
 		hsms := []*hsm{
-			{newBench(t, shared, alphaID, ownDomain), map[string]*modelKey{}},
-			{newBench(t, shared, betaID, ownDomain), map[string]*modelKey{}},
+			{newBench(t, shared, alphaID, ownDomain), map[string]*modelKey{}, map[string]*modelKey{}},
+			{newBench(t, shared, betaID, ownDomain), map[string]*modelKey{}, map[string]*modelKey{}},
 		}
 		var backups []saved
 		ctx := t.Context()
@@ -48,6 +50,12 @@ func TestModel(t *testing.T) {
 					p.Tags = map[string]string{"t": n}
 				}
 				made, err := h.Create(ctx, alice, n, p)
+				if h.deleted[strings.ToLower(n)] != nil {
+					if failure.KindOf(err) != failure.Conflict {
+						rt.Fatalf("create over the deleted %s: %v", n, err)
+					}
+					return
+				}
 				if err != nil {
 					rt.Fatalf("create %s: %v", n, err)
 				}
@@ -74,6 +82,10 @@ func TestModel(t *testing.T) {
 				got, err := h.Get(ctx, alice, n, want.Version)
 				if diff := cmp.Diff(want, got, sameKeys); err != nil || diff != "" {
 					rt.Fatalf("get %s (%v): %s", n, err, diff)
+				}
+				policy, err := h.GetRotationPolicy(ctx, alice, n)
+				if err != nil || policy.ExpiryTime != k.policy {
+					rt.Fatalf("policy of %s: %+v, %v; want %s", n, policy, err, k.policy)
 				}
 				latest, err := h.Get(ctx, alice, n, "")
 				if err != nil || latest.Version != k.versions[len(k.versions)-1].Version {
@@ -107,6 +119,15 @@ func TestModel(t *testing.T) {
 				if !slices.Equal(got, want) {
 					rt.Fatalf("list: %v, want %v", got, want)
 				}
+				page, err := h.ListDeleted(ctx, alice, "", 0)
+				if err != nil || len(page.Items) != len(h.deleted) {
+					rt.Fatalf("deleted: %v, %v; want %d", names(page.Items), err, len(h.deleted))
+				}
+				for _, item := range page.Items {
+					if k := h.deleted[strings.ToLower(item.Name)]; k == nil || k.name != item.Name {
+						rt.Fatalf("%s is said to be deleted", item.Name)
+					}
+				}
 				for _, k := range h.keys {
 					all, err := h.everyVersion(t, k.name)
 					var want []string
@@ -117,6 +138,113 @@ func TestModel(t *testing.T) {
 						rt.Fatalf("versions of %s: %v, %v; want %v", k.name, versions(all), err, want)
 					}
 				}
+			},
+			"update": func(rt *rapid.T) {
+				h, n := pick.Draw(rt, "hsm"), name.Draw(rt, "name")
+				p := UpdateParams{Enabled: ptr(rapid.Bool().Draw(rt, "enabled"))}
+				if rapid.Bool().Draw(rt, "tagged") {
+					p.Tags = map[string]string{"u": n}
+				}
+				k := h.keys[strings.ToLower(n)]
+				if k == nil {
+					if _, err := h.Update(ctx, alice, n, "", p); failure.KindOf(err) != failure.NotFound {
+						rt.Fatalf("update of %s, which does not exist: %v", n, err)
+					}
+					return
+				}
+				want := &k.versions[rapid.IntRange(0, len(k.versions)-1).Draw(rt, "version")]
+				got, err := h.Update(ctx, alice, n, want.Version, p)
+				want.Enabled = *p.Enabled
+				if p.Tags != nil {
+					want.Tags = p.Tags
+				}
+				if diff := cmp.Diff(*want, got, sameKeys); err != nil || diff != "" {
+					rt.Fatalf("update %s (%v): %s", n, err, diff)
+				}
+			},
+			"policy": func(rt *rapid.T) {
+				h, n := pick.Draw(rt, "hsm"), name.Draw(rt, "name")
+				p := RotationPolicy{ExpiryTime: rapid.SampledFrom([]string{"", "P90D", "P1Y"}).Draw(rt, "expiry")}
+				k := h.keys[strings.ToLower(n)]
+				set, err := h.SetRotationPolicy(ctx, alice, n, p)
+				if k == nil {
+					if failure.KindOf(err) != failure.NotFound {
+						rt.Fatalf("policy of %s, which does not exist: %v", n, err)
+					}
+					return
+				}
+				if err != nil || set.ExpiryTime != p.ExpiryTime {
+					rt.Fatalf("policy of %s: %+v, %v", n, set, err)
+				}
+				k.policy = p.ExpiryTime
+			},
+			"rotate": func(rt *rapid.T) {
+				h, n := pick.Draw(rt, "hsm"), name.Draw(rt, "name")
+				k := h.keys[strings.ToLower(n)]
+				made, err := h.Rotate(ctx, alice, n)
+				want := failure.Kind("")
+				switch {
+				case k == nil:
+					want = failure.NotFound
+				case k.policy == "":
+					want = failure.BadParameter
+				case !k.versions[len(k.versions)-1].Enabled:
+					want = failure.Disabled
+				}
+				if want != "" {
+					if failure.KindOf(err) != want {
+						rt.Fatalf("rotate %s: %v, want %s", n, err, want)
+					}
+					return
+				}
+				latest := k.versions[len(k.versions)-1]
+				if err != nil || made.Version == latest.Version || made.Expires == nil || !cmp.Equal(made.Tags, latest.Tags) {
+					rt.Fatalf("rotate %s: %+v, %v", n, made, err)
+				}
+				k.versions = append(k.versions, made)
+			},
+			"delete": func(rt *rapid.T) {
+				h, n := pick.Draw(rt, "hsm"), name.Draw(rt, "name")
+				lower := strings.ToLower(n)
+				got, err := h.Delete(ctx, alice, n)
+				k := h.keys[lower]
+				if k == nil {
+					if failure.KindOf(err) != failure.NotFound {
+						rt.Fatalf("delete %s, which does not exist: %v", n, err)
+					}
+					return
+				}
+				if diff := cmp.Diff(k.versions[len(k.versions)-1], got.Key, sameKeys); err != nil || diff != "" {
+					rt.Fatalf("delete %s (%v): %s", n, err, diff)
+				}
+				delete(h.keys, lower)
+				h.deleted[lower] = k
+			},
+			"recover": func(rt *rapid.T) {
+				h, n := pick.Draw(rt, "hsm"), name.Draw(rt, "name")
+				lower := strings.ToLower(n)
+				got, err := h.Recover(ctx, alice, n)
+				k := h.deleted[lower]
+				if k == nil {
+					if failure.KindOf(err) != failure.NotFound {
+						rt.Fatalf("recover %s, which is not deleted: %v", n, err)
+					}
+					return
+				}
+				if diff := cmp.Diff(k.versions[len(k.versions)-1], got, sameKeys); err != nil || diff != "" {
+					rt.Fatalf("recover %s (%v): %s", n, err, diff)
+				}
+				delete(h.deleted, lower)
+				h.keys[lower] = k
+			},
+			"purge": func(rt *rapid.T) {
+				h, n := pick.Draw(rt, "hsm"), name.Draw(rt, "name")
+				lower := strings.ToLower(n)
+				err := h.Purge(ctx, alice, n)
+				if h.deleted[lower] == nil && failure.KindOf(err) != failure.NotFound || h.deleted[lower] != nil && err != nil {
+					rt.Fatalf("purge %s: %v", n, err)
+				}
+				delete(h.deleted, lower)
 			},
 			"backup": func(rt *rapid.T) {
 				h, n := pick.Draw(rt, "hsm"), name.Draw(rt, "name")
@@ -131,7 +259,7 @@ func TestModel(t *testing.T) {
 				if err != nil {
 					rt.Fatal(err)
 				}
-				backups = append(backups, saved{blob, modelKey{k.name, slices.Clone(k.versions)}})
+				backups = append(backups, saved{blob, modelKey{name: k.name, versions: slices.Clone(k.versions)}})
 			},
 			"restore": func(rt *rapid.T) {
 				if len(backups) == 0 {
@@ -140,7 +268,7 @@ func TestModel(t *testing.T) {
 				h, s := pick.Draw(rt, "hsm"), rapid.SampledFrom(backups).Draw(rt, "backup")
 				lower := strings.ToLower(s.key.name)
 				got, err := h.Restore(ctx, alice, s.blob)
-				if h.keys[lower] != nil {
+				if h.keys[lower] != nil || h.deleted[lower] != nil {
 					if failure.KindOf(err) != failure.Conflict {
 						rt.Fatalf("restore over %s: %v", s.key.name, err)
 					}
@@ -149,7 +277,7 @@ func TestModel(t *testing.T) {
 				if diff := cmp.Diff(s.key.versions[len(s.key.versions)-1], got, sameKeys); err != nil || diff != "" {
 					rt.Fatalf("restore %s (%v): %s", s.key.name, err, diff)
 				}
-				h.keys[lower] = &modelKey{s.key.name, slices.Clone(s.key.versions)}
+				h.keys[lower] = &modelKey{name: s.key.name, versions: slices.Clone(s.key.versions)}
 			},
 		})
 	})

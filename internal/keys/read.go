@@ -3,7 +3,7 @@ package keys
 import (
 	"context"
 	"encoding/base64"
-	"strconv"
+	"slices"
 	"strings"
 
 	"strongroom/internal/access"
@@ -29,13 +29,22 @@ func (k *Keys) Get(ctx context.Context, caller access.Caller, name, version stri
 
 // List returns up to max keys (1 to MaxPage; 0 means MaxPage) by name, from the start or from where a page with
 // that token ended. Keys that come and go between two pages neither repeat others nor hide them.
-func (k *Keys) List(ctx context.Context, caller access.Caller, token string, max int) (page Page, err error) {
-	eng, err := k.enter(ctx, caller, access.KeyRead, access.ScopeKeys)
+func (k *Keys) List(ctx context.Context, caller access.Caller, token string, max int) (Page, error) {
+	return k.list(ctx, caller, access.KeyRead, false, token, max)
+}
+
+// list is List for the keys in use or for the deleted ones.
+func (k *Keys) list(ctx context.Context, caller access.Caller, action access.Action, deleted bool, token string, max int) (page Page, err error) {
+	eng, err := k.enter(ctx, caller, action, access.ScopeKeys)
 	if err != nil {
 		return Page{}, err
 	}
 	if max, err = pageSize(max); err != nil {
 		return Page{}, err
+	}
+	prefix := k.keyPrefix()
+	if deleted {
+		prefix = k.deletedPrefix()
 	}
 	after := ""
 	if token != "" {
@@ -43,17 +52,17 @@ func (k *Keys) List(ctx context.Context, caller access.Caller, token string, max
 		if err != nil || !validName.Match(last) {
 			return Page{}, badToken()
 		}
-		after = k.keyPath(strings.ToLower(string(last)))
+		after = prefix + strings.ToLower(string(last))
 	}
 	err = k.cfg.Store.View(ctx, func(r store.Reader) error {
 		last := ""
-		for path, raw := range r.Scan(k.keyPrefix(), after) {
+		for path, raw := range r.Scan(prefix, after) {
 			if len(page.Items) == max {
 				page.Next = base64.RawURLEncoding.EncodeToString([]byte(last))
 				return nil
 			}
-			lower := strings.TrimPrefix(path, k.keyPrefix())
-			rec, err := k.openKey(ctx, eng, r, lower, raw)
+			lower := strings.TrimPrefix(path, prefix)
+			rec, err := k.openKey(ctx, eng, r, lower, deleted, raw)
 			if err != nil {
 				return err
 			}
@@ -61,7 +70,11 @@ func (k *Keys) List(ctx context.Context, caller access.Caller, token string, max
 			if err != nil {
 				return err
 			}
-			page.Items = append(page.Items, Item{Name: rec.Name, Attributes: k.attributes(v), Tags: cloneTags(v.Tags)})
+			item := Item{Name: rec.Name, Attributes: k.attributes(v), Tags: cloneTags(v.Tags)}
+			if deleted {
+				item.DeletedAt, item.PurgeAt = moment(&rec.Deleted.At), moment(&rec.Deleted.Purge)
+			}
+			page.Items = append(page.Items, item)
 			last = lower
 		}
 		return nil
@@ -72,8 +85,8 @@ func (k *Keys) List(ctx context.Context, caller access.Caller, token string, max
 	return page, nil
 }
 
-// ListVersions returns up to max versions of a key (1 to MaxPage; 0 means MaxPage), oldest first, from the start
-// or from where a page with that token ended.
+// ListVersions returns up to max versions of a key (1 to MaxPage; 0 means MaxPage) in order of making, from the
+// start or from where a page with that token ended. Versions that are made between two pages come at the end.
 func (k *Keys) ListVersions(ctx context.Context, caller access.Caller, name, token string, max int) (page Page, err error) {
 	eng, lower, err := k.enterKey(ctx, caller, access.KeyRead, name)
 	if err != nil {
@@ -82,11 +95,8 @@ func (k *Keys) ListVersions(ctx context.Context, caller access.Caller, name, tok
 	if max, err = pageSize(max); err != nil {
 		return Page{}, err
 	}
-	start := 0
-	if token != "" {
-		if start, err = strconv.Atoi(token); err != nil || start < 1 || start > MaxVersions || strconv.Itoa(start) != token {
-			return Page{}, badToken()
-		}
+	if token != "" && !validVersion.MatchString(token) {
+		return Page{}, badToken()
 	}
 	err = k.cfg.Store.View(ctx, func(r store.Reader) error {
 		rec, err := k.loadKey(ctx, eng, r, lower)
@@ -95,6 +105,15 @@ func (k *Keys) ListVersions(ctx context.Context, caller access.Caller, name, tok
 		}
 		if rec == nil {
 			return notFound(lower)
+		}
+		// The token is the last version of the page before. Versions only ever come at the end, and all go at once
+		// with their key: a version that is not there was one of another key of this name.
+		start := 0
+		if token != "" {
+			start = 1 + slices.IndexFunc(rec.Versions, func(ref versionRef) bool { return ref.ID == token })
+			if start == 0 {
+				return badToken()
+			}
 		}
 		end := min(start+max, len(rec.Versions))
 		for i := start; i < end; i++ {
@@ -105,7 +124,7 @@ func (k *Keys) ListVersions(ctx context.Context, caller access.Caller, name, tok
 			page.Items = append(page.Items, Item{Name: rec.Name, Version: v.ID, Attributes: k.attributes(v), Tags: cloneTags(v.Tags)})
 		}
 		if end < len(rec.Versions) {
-			page.Next = strconv.Itoa(end)
+			page.Next = rec.Versions[end-1].ID
 		}
 		return nil
 	})

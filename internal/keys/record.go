@@ -22,23 +22,30 @@ import (
 // What is stored for one HSM (docs: formats):
 //
 //	hsm/<id>/key/<name>            the key: its name as first written, and its versions in order of making
+//	hsm/<id>/deletedkey/<name>     the same instead of it, of a key that is deleted
 //	hsm/<id>/keyver/<name>/<seq>   one version; seq counts from 1 with eight digits
-//	hsm/<id>/keycount              how many keys there are, for the limit
+//	hsm/<id>/keypolicy/<name>      the rotation policy of a key, deleted or not, that has one
+//	hsm/<id>/keycount              how many keys there are, deleted ones too, for the limit
+//	hsm/<id>/keyserved             for how long the HSM has been served while deleted keys waited
 //
-// <name> is in lower case. Every value is JSON: {"v":1, "mac":…, "body":{…}}. The code is the engine's MAC over
-// the path and the bytes of body, so a record can neither be edited nor stand in another place. The key's record
-// holds the codes of its versions' records as well, so an older state of one version is noticed; and a version
-// after the last one that the key knows, or versions without a key, show that the key's record is an older one
-// or was dropped (a list does not show a dropped key; every call that names it does). What cannot be seen is the
+// <name> is in lower case. Every value is JSON: {"v":2, "mac":…, "body":{…}}. The code is the engine's MAC over
+// version, path and the bytes of body, so a record can neither be edited nor stand in another place. The key's record
+// holds the codes of its versions' records and its policy's as well, so an older state of one of them is noticed; and a version
+// after the last one that the key knows, versions without a key, or a key that is deleted and is not, show that the
+// key's record is an older one or was dropped (a list does not show a dropped key; every call that names it does). What cannot be seen is the
 // rollback or removal of a key with all its records at once.
 //
 // The material is besides sealed by the engine under the binding of [versionRecord.binding].
-const recordVersion = 1
+//
+// Version 1 knew no deleted keys and no policies; it is read, and written anew as version 2 whenever the record changes.
+const recordVersion = 2
 
 // keyRecord is the body of a key.
 type keyRecord struct {
 	Name     string       `json:"name"`
 	Versions []versionRef `json:"versions"`
+	Policy   []byte       `json:"policy,omitempty"`  // code of the rotation policy's record
+	Deleted  *deletion    `json:"deleted,omitempty"` // set exactly under deletedkey/
 }
 
 // versionRef names a version and the code of its record.
@@ -86,11 +93,16 @@ func (k *Keys) path(parts ...string) string {
 
 func (k *Keys) keyPath(lower string) string       { return k.path("key", lower) }
 func (k *Keys) keyPrefix() string                 { return k.path("key", "") }
+func (k *Keys) deletedPath(lower string) string   { return k.path("deletedkey", lower) }
+func (k *Keys) deletedPrefix() string             { return k.path("deletedkey", "") }
+func (k *Keys) policyPath(lower string) string    { return k.path("keypolicy", lower) }
+func (k *Keys) policyPrefix() string              { return k.path("keypolicy", "") }
 func (k *Keys) versionPrefix(lower string) string { return k.path("keyver", lower, "") }
 func (k *Keys) versionPath(lower string, seq int) string {
 	return fmt.Sprintf("%s%08d", k.versionPrefix(lower), seq)
 }
-func (k *Keys) countPath() string { return k.path("keycount") }
+func (k *Keys) countPath() string  { return k.path("keycount") }
+func (k *Keys) servedPath() string { return k.path("keyserved") }
 
 // fields encodes texts so that no two lists of them give the same bytes: each behind its length.
 func fields(label string, list ...string) []byte {
@@ -174,9 +186,9 @@ type envelope struct {
 	Body    json.RawMessage `json:"body"`
 }
 
-// mac is the code of a record: over where it is and what it says.
-func mac(ctx context.Context, eng engine.Engine, path string, body []byte) ([]byte, error) {
-	return eng.MAC(ctx, fields("strongroom/keys/record/v1", path, string(body)))
+// mac is the code of a record: over its version, where it is and what it says.
+func mac(ctx context.Context, eng engine.Engine, version int, path string, body []byte) ([]byte, error) {
+	return eng.MAC(ctx, fields(fmt.Sprintf("strongroom/keys/record/v%d", version), path, string(body)))
 }
 
 // put writes a record and returns its code.
@@ -185,7 +197,7 @@ func put(ctx context.Context, eng engine.Engine, w store.Writer, path string, bo
 	if err != nil {
 		return nil, failure.Wrap(failure.Internal, err, "a key record cannot be encoded")
 	}
-	code, err := mac(ctx, eng, path, data)
+	code, err := mac(ctx, eng, recordVersion, path, data)
 	if err != nil {
 		return nil, engineFailure(err, "a key record")
 	}
@@ -203,10 +215,10 @@ func open(ctx context.Context, eng engine.Engine, path string, raw []byte, body 
 	if err := strictDecode(raw, &e); err != nil {
 		return nil, tampered(what, err)
 	}
-	if e.Version != recordVersion {
-		return nil, failure.New(failure.Unsupported, "the stored record of %s has version %d and this server reads version %d; run the newer server", what, e.Version, recordVersion)
+	if e.Version < 1 || e.Version > recordVersion {
+		return nil, failure.New(failure.Unsupported, "the stored record of %s has version %d and this server reads 1 to %d; run the newer server", what, e.Version, recordVersion)
 	}
-	code, err := mac(ctx, eng, path, e.Body)
+	code, err := mac(ctx, eng, e.Version, path, e.Body)
 	if err != nil {
 		return nil, engineFailure(err, what)
 	}
@@ -232,26 +244,48 @@ func strictDecode(data []byte, into any) error {
 	return nil
 }
 
-// loadKey returns the record of a key, or nil if there is no such key.
+// loadKey returns the record of a key, or nil if there is no such key or it is deleted.
 func (k *Keys) loadKey(ctx context.Context, eng engine.Engine, r store.Reader, lower string) (*keyRecord, error) {
-	raw, ok := r.Get(k.keyPath(lower))
-	if !ok {
+	return k.load(ctx, eng, r, lower, false)
+}
+
+// loadDeleted returns the record of a deleted key, or nil if there is none of that name.
+func (k *Keys) loadDeleted(ctx context.Context, eng engine.Engine, r store.Reader, lower string) (*keyRecord, error) {
+	return k.load(ctx, eng, r, lower, true)
+}
+
+func (k *Keys) load(ctx context.Context, eng engine.Engine, r store.Reader, lower string, deleted bool) (*keyRecord, error) {
+	here, there := k.keyPath(lower), k.deletedPath(lower)
+	if deleted {
+		here, there = there, here
+	}
+	if raw, ok := r.Get(here); ok {
+		return k.openKey(ctx, eng, r, lower, deleted, raw)
+	}
+	if _, ok := r.Get(there); !ok {
 		for range r.Scan(k.versionPrefix(lower), "") {
 			return nil, tampered("key "+lower, errors.New("it has versions and no record of its own"))
 		}
-		return nil, nil
 	}
-	return k.openKey(ctx, eng, r, lower, raw)
+	return nil, nil
 }
 
-func (k *Keys) openKey(ctx context.Context, eng engine.Engine, r store.Reader, lower string, raw []byte) (*keyRecord, error) {
+// openKey reads the record of a key that was found among those in use, or among the deleted ones.
+func (k *Keys) openKey(ctx context.Context, eng engine.Engine, r store.Reader, lower string, deleted bool, raw []byte) (*keyRecord, error) {
 	what := "key " + lower
+	here, there := k.keyPath(lower), k.deletedPath(lower)
+	if deleted {
+		here, there = there, here
+	}
 	rec := new(keyRecord)
-	if _, err := open(ctx, eng, k.keyPath(lower), raw, rec, what); err != nil {
+	if _, err := open(ctx, eng, here, raw, rec, what); err != nil {
 		return nil, err
 	}
-	if name, err := normalName(rec.Name); err != nil || name != lower || len(rec.Versions) == 0 {
+	if name, err := normalName(rec.Name); err != nil || name != lower || len(rec.Versions) == 0 || (rec.Deleted != nil) != deleted {
 		return nil, tampered(what, errors.New("its record contradicts itself"))
+	}
+	if _, twice := r.Get(there); twice {
+		return nil, tampered(what, errors.New("it is both in use and deleted"))
 	}
 	for range r.Scan(k.versionPrefix(lower), k.versionPath(lower, len(rec.Versions))) {
 		return nil, tampered(what, errors.New("it has a version that its record does not know"))
@@ -282,31 +316,43 @@ func (k *Keys) loadVersion(ctx context.Context, eng engine.Engine, r store.Reade
 // find returns a key and one of its versions; version "" is the latest.
 func (k *Keys) find(ctx context.Context, eng engine.Engine, lower, version string) (rec *keyRecord, v *versionRecord, err error) {
 	err = k.cfg.Store.View(ctx, func(r store.Reader) error {
-		if rec, err = k.loadKey(ctx, eng, r, lower); err != nil {
-			return err
-		}
-		if rec == nil {
-			return notFound(lower)
-		}
-		index := len(rec.Versions) - 1
-		if version != "" {
-			index = slices.IndexFunc(rec.Versions, func(ref versionRef) bool { return ref.ID == version })
-		}
-		if index < 0 {
-			return versionNotFound(rec.Name, version)
-		}
-		v, err = k.loadVersion(ctx, eng, r, lower, rec, index)
+		rec, v, _, err = k.lookUp(ctx, eng, r, lower, version)
 		return err
 	})
 	return rec, v, store.Failure(err)
+}
+
+// lookUp is find inside a transaction. It also returns where in rec.Versions the version is.
+func (k *Keys) lookUp(ctx context.Context, eng engine.Engine, r store.Reader, lower, version string) (*keyRecord, *versionRecord, int, error) {
+	rec, err := k.loadKey(ctx, eng, r, lower)
+	if err != nil {
+		return nil, nil, 0, err
+	}
+	if rec == nil {
+		return nil, nil, 0, notFound(lower)
+	}
+	index := len(rec.Versions) - 1
+	if version != "" {
+		index = slices.IndexFunc(rec.Versions, func(ref versionRef) bool { return ref.ID == version })
+	}
+	if index < 0 {
+		return nil, nil, 0, versionNotFound(rec.Name, version)
+	}
+	v, err := k.loadVersion(ctx, eng, r, lower, rec, index)
+	if err != nil {
+		return nil, nil, 0, err
+	}
+	return rec, v, index, nil
 }
 
 // count returns how many keys there are.
 func (k *Keys) count(ctx context.Context, eng engine.Engine, r store.Reader) (int, error) {
 	raw, ok := r.Get(k.countPath())
 	if !ok {
-		for range r.Scan(k.keyPrefix(), "") {
-			return 0, tampered("the number of keys", errors.New("it is gone"))
+		for _, prefix := range []string{k.keyPrefix(), k.deletedPrefix()} {
+			for range r.Scan(prefix, "") {
+				return 0, tampered("the number of keys", errors.New("it is gone"))
+			}
 		}
 		return 0, nil
 	}
@@ -317,10 +363,14 @@ func (k *Keys) count(ctx context.Context, eng engine.Engine, r store.Reader) (in
 	return c.Keys, nil
 }
 
-// insert writes versions behind those that a key has, and makes the key if rec is nil. It checks both limits.
+// insert writes versions behind those that a key has, and makes the key if rec is nil. It checks both limits, and
+// that no deleted key has the name.
 func (k *Keys) insert(ctx context.Context, eng engine.Engine, w store.Writer, name, lower string, rec *keyRecord, versions []*versionRecord) error {
 	if rec == nil {
 		rec = &keyRecord{Name: name}
+		if err := k.nameFree(ctx, eng, w, lower); err != nil {
+			return err
+		}
 		count, err := k.count(ctx, eng, w)
 		if err != nil {
 			return err

@@ -196,7 +196,7 @@ func TestEditedRecords(t *testing.T) {
 			edited[i] ^= 1
 			s.edited(t, fmt.Sprintf("%s: byte %d flipped", path, i), path, string(edited))
 		}
-		for _, edit := range []string{"", "{}", "null", "[]", raw[:len(raw)/2], raw + "{}", strings.Replace(raw, `"v":1`, `"v":2`, 1), strings.Repeat("[", 100_000)} {
+		for _, edit := range []string{"", "{}", "null", "[]", raw[:len(raw)/2], raw + "{}", strings.Replace(raw, `"v":2`, `"v":3`, 1), strings.Replace(raw, `"v":2`, `"v":1`, 1), strings.Repeat("[", 100_000)} {
 			s.edited(t, fmt.Sprintf("%s: replaced by %d bytes", path, len(edit)), path, edit)
 		}
 	}

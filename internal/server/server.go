@@ -120,9 +120,14 @@ func Run(ctx context.Context, o Options) (err error) {
 	}
 	unwatch := s.store.Watch(s.noticed)
 	defer unwatch()
+	sweeping, stopSweeping := context.WithCancel(ctx)
+	var sweeper sync.WaitGroup
+	sweeper.Go(func() { s.sweep(sweeping) })
 	s.announce(ctx, o.Version)
 
 	ended := s.wait(ctx)
+	stopSweeping()
+	sweeper.Wait()
 	stopping, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopWithin)
 	defer cancel()
 	s.listen.shutdown(stopping)
@@ -510,6 +515,25 @@ func (s *Server) wait(ctx context.Context) error {
 				s.log.ErrorContext(ctx, "the listeners could not follow a change; trying again", "error", err)
 				time.AfterFunc(time.Second, s.nudge)
 			}
+		}
+	}
+}
+
+// sweepEvery is how often the server looks for what is due: keys to purge, keys to rotate.
+const sweepEvery = 5 * time.Minute
+
+// sweep does what is due until ctx ends. What one round cannot do, the next one tries again.
+func (s *Server) sweep(ctx context.Context) {
+	ticker := time.NewTicker(sweepEvery)
+	defer ticker.Stop()
+	for {
+		if err := s.hsms.Sweep(ctx); err != nil && ctx.Err() == nil {
+			s.log.ErrorContext(ctx, "what is due could not all be done; trying again", "in", sweepEvery, "error", err)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
 		}
 	}
 }

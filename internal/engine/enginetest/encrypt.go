@@ -79,7 +79,7 @@ func (s *suite) encryptDecrypt(t *testing.T) {
 // Covers K6: whatever is wrong with a ciphertext, the answer is the same value, and nothing is wrapped in it.
 func (s *suite) damagedCiphertexts(t *testing.T) {
 	for _, k := range s.keys {
-		for alg := range longest[k.spec.Bits] {
+		for alg := range longest[k.spec.Bits] { // no oct key is as long
 			for name, ciphertext := range Damaged(t, k.public, alg) {
 				got, err := s.engine.Decrypt(t.Context(), k.ref, alg, ciphertext)
 				if err != engine.ErrDecrypt || !got.IsZero() {
@@ -96,6 +96,7 @@ func (s *suite) refusedEncryption(t *testing.T) {
 	for _, a := range algorithms {
 		names = append(names, a.name)
 	}
+	names = append(names, allAES()...)
 	names = append(names, engine.RSA15, "RSA-OAEP-384", "RSA-OAEP-512", "rsa-oaep", "RSA_OAEP", "RSA-OAEP-256 ", "A256KW", "ECDH-ES")
 	for _, k := range s.keys {
 		for _, name := range names {
@@ -103,7 +104,7 @@ func (s *suite) refusedEncryption(t *testing.T) {
 				s.refusesCipher(t, k.name+" with "+name, k.ref, name, engine.ErrAlgorithm)
 			}
 		}
-		if k.spec.Type == engine.EC {
+		if k.spec.Type != engine.RSA {
 			s.refusesCipher(t, k.name, k.ref, engine.RSAOAEP256, engine.ErrAlgorithm)
 		}
 	}

@@ -29,22 +29,39 @@ var specs = []engine.Spec{
 	{Type: engine.EC, Curve: engine.P256},
 	{Type: engine.EC, Curve: engine.P384},
 	{Type: engine.EC, Curve: engine.P521},
+	{Type: engine.EC, Curve: engine.P256K},
+	{Type: engine.Oct, Bits: 128},
+	{Type: engine.Oct, Bits: 192},
+	{Type: engine.Oct, Bits: 256},
 }
 
-// algorithms are all of RFC 7518 section 3.1 that these keys serve, with the hash's length and, for EC, the curve.
-var algorithms = []struct {
+// algorithm is a signature algorithm, the length of its hash, and the keys that it goes with.
+type algorithm struct {
 	name   string
 	digest int
-	curve  string
-}{
-	{"RS256", 32, ""}, {"RS384", 48, ""}, {"RS512", 64, ""},
-	{"PS256", 32, ""}, {"PS384", 48, ""}, {"PS512", 64, ""},
-	{"ES256", 32, engine.P256}, {"ES384", 48, engine.P384}, {"ES512", 64, engine.P521},
+	key    engine.Type
+	curve  string // EC
+}
+
+func (a algorithm) fits(spec engine.Spec) bool { return a.key == spec.Type && a.curve == spec.Curve }
+
+// algorithms are all of RFC 7518 section 3.1, and ES256K of RFC 8812.
+var algorithms = []algorithm{
+	{"RS256", 32, engine.RSA, ""}, {"RS384", 48, engine.RSA, ""}, {"RS512", 64, engine.RSA, ""},
+	{"PS256", 32, engine.RSA, ""}, {"PS384", 48, engine.RSA, ""}, {"PS512", 64, engine.RSA, ""},
+	{"ES256", 32, engine.EC, engine.P256}, {"ES384", 48, engine.EC, engine.P384}, {"ES512", 64, engine.EC, engine.P521},
+	{"ES256K", 32, engine.EC, engine.P256K},
+	{"HS256", 32, engine.Oct, ""}, {"HS384", 48, engine.Oct, ""}, {"HS512", 64, engine.Oct, ""},
+}
+
+// signing is the first algorithm that fits the key.
+func (k key) signing() algorithm {
+	return algorithms[slices.IndexFunc(algorithms, func(a algorithm) bool { return a.fits(k.spec) })]
 }
 
 // foreign are names that no key may take for a signature algorithm.
 var foreign = []string{
-	"", "none", "RSNULL", "RS1", "rs256", "RS256 ", "ES256K", "HS256", "RSA-OAEP", "RSA1_5", "EdDSA", "A256GCM", "PS256\x00",
+	"", "none", "RSNULL", "RS1", "rs256", "RS256 ", "ES256k", "ES256K ", "HS1", "hs256", "RSA-OAEP", "RSA1_5", "EdDSA", "A256GCM", "PS256\x00",
 }
 
 // suite holds one domain, one engine of it, and one key of each spec, made once because RSA keys are slow.
@@ -68,7 +85,7 @@ func Run(t *testing.T, open Open) {
 	s.engine = s.another(t)
 	for _, spec := range specs {
 		name := string(spec.Type) + " " + spec.Curve
-		if spec.Type == engine.RSA {
+		if spec.Type != engine.EC {
 			name = fmt.Sprintf("%s %d", spec.Type, spec.Bits)
 		}
 		binding := []byte("enginetest " + name)
@@ -85,6 +102,17 @@ func Run(t *testing.T, open Open) {
 	t.Run("ciphertexts that do not decrypt", s.damagedCiphertexts)
 	t.Run("refused encryption", s.refusedEncryption)
 	t.Run("encryption with tampered keys", s.tamperedEncryption)
+	t.Run("HMACs", s.hmacs)
+	t.Run("encrypt and decrypt with AES", s.aesRoundTrip)
+	t.Run("refused AES parameters", s.refusedAES)
+	t.Run("AES ciphertexts that do not decrypt", s.damagedAES)
+	t.Run("AES with tampered keys", s.tamperedAES)
+	t.Run("low s", s.lowS)
+	t.Run("import", s.importKeys)
+	t.Run("import of unsound keys", s.unsoundKeys)
+	t.Run("import of wrapped keys", s.importWrapped)
+	t.Run("wrapped keys that do not open", s.damagedWrapped)
+	t.Run("dropped keys", s.dropped)
 	t.Run("refused specs", s.refusedSpecs)
 	t.Run("tampered keys", s.tampered)
 	t.Run("exchanged records", s.exchanged)
@@ -104,6 +132,11 @@ func (s *suite) another(t *testing.T) engine.Engine {
 	e := s.open(t, secret.New(s.wrapping), secret.New(s.backup))
 	t.Cleanup(e.Close)
 	return e
+}
+
+// key is the suite's key of that name.
+func (s *suite) key(name string) key {
+	return s.keys[slices.IndexFunc(s.keys, func(k key) bool { return k.name == name })]
 }
 
 func refOf(spec engine.Spec, made engine.Made, binding []byte) engine.Ref {
@@ -140,6 +173,10 @@ func (s *suite) publicKeys(t *testing.T) {
 		switch {
 		case p.Type != k.spec.Type:
 			t.Errorf("%s: type %q", k.name, p.Type)
+		case p.Spec() != described(k.spec):
+			t.Errorf("%s: described as %+v", k.name, p.Spec())
+		case p.Type == engine.Oct && (p.Bits != k.spec.Bits || p.N != nil || p.E != 0 || p.Curve != "" || p.X != nil || p.Y != nil):
+			t.Errorf("%s: %d bits, or mixed with another type", k.name, p.Bits)
 		case p.Type == engine.RSA && (p.N.BitLen() != k.spec.Bits || p.E != 65537 || p.Curve != "" || p.X != nil || p.Y != nil):
 			t.Errorf("%s: %d bits, e = %d, curve %q", k.name, p.N.BitLen(), p.E, p.Curve)
 		case p.Type == engine.EC && (p.Curve != k.spec.Curve || p.X == nil || p.Y == nil || p.N != nil || p.E != 0):
@@ -148,12 +185,20 @@ func (s *suite) publicKeys(t *testing.T) {
 	}
 }
 
+// described is spec with what Generate fills in.
+func described(spec engine.Spec) engine.Spec {
+	if spec.Type == engine.RSA {
+		spec.Exponent = 65537
+	}
+	return spec
+}
+
 // Covers K7: every key signs with each of its algorithms and nothing else; the form is of fixed length, and
 // anything else than the very signature is false and not an error.
 func (s *suite) signVerify(t *testing.T) {
 	for _, k := range s.keys {
 		for _, alg := range algorithms {
-			if (k.spec.Type == engine.RSA) != (alg.curve == "") || k.spec.Curve != alg.curve {
+			if !alg.fits(k.spec) {
 				continue
 			}
 			t.Run(k.name+" "+alg.name, func(t *testing.T) {
@@ -162,7 +207,10 @@ func (s *suite) signVerify(t *testing.T) {
 				if err != nil {
 					t.Fatalf("sign: %v", err)
 				}
-				size := map[string]int{engine.P256: 64, engine.P384: 96, engine.P521: 132, "": k.spec.Bits / 8}[alg.curve]
+				size := map[string]int{engine.P256: 64, engine.P256K: 64, engine.P384: 96, engine.P521: 132, "": k.spec.Bits / 8}[alg.curve]
+				if k.spec.Type == engine.Oct {
+					size = alg.digest
+				}
 				if len(signature) != size {
 					t.Errorf("the signature has %d bytes, want %d", len(signature), size)
 				}
@@ -213,10 +261,12 @@ func flipped(b []byte, i int) []byte {
 func (s *suite) refused(t *testing.T) {
 	for _, k := range s.keys {
 		for _, alg := range algorithms {
-			fits := (k.spec.Type == engine.RSA) == (alg.curve == "") && k.spec.Curve == alg.curve
-			if !fits {
+			if !alg.fits(k.spec) {
 				s.refuses(t, k, alg.name, digestOf(alg.digest), engine.ErrAlgorithm)
 				continue
+			}
+			if k.spec.Type == engine.Oct {
+				continue // takes messages of any length: see hmacs
 			}
 			for _, size := range []int{0, 1, 20, 28, 31, 32, 33, 47, 48, 49, 63, 64, 65, 4096} {
 				if size != alg.digest {
@@ -260,6 +310,14 @@ func (s *suite) refusedSpecs(t *testing.T) {
 		"EC with a size":        {Type: engine.EC, Curve: engine.P256, Bits: 256},
 		"EC with an exponent":   {Type: engine.EC, Curve: engine.P256, Exponent: 65537},
 		"EC curve in lowercase": {Type: engine.EC, Curve: "p-256"},
+		"secp256k1 by its name": {Type: engine.EC, Curve: "secp256k1"},
+		"oct without a size":    {Type: engine.Oct},
+		"oct of 64 bits":        {Type: engine.Oct, Bits: 64},
+		"oct of 129 bits":       {Type: engine.Oct, Bits: 129},
+		"oct of 512 bits":       {Type: engine.Oct, Bits: 512},
+		"oct with a curve":      {Type: engine.Oct, Bits: 256, Curve: engine.P256},
+		"oct with an exponent":  {Type: engine.Oct, Bits: 256, Exponent: 65537},
+		"oct without HSM":       {Type: "oct", Bits: 256},
 	} {
 		if made, err := s.engine.Generate(t.Context(), spec, nil); !errors.Is(err, engine.ErrSpec) || made.Sealed != nil {
 			t.Errorf("%s: got %v, want %v", name, err, engine.ErrSpec)
@@ -274,15 +332,7 @@ func (s *suite) tampered(t *testing.T) {
 			continue // the same form at three times the length
 		}
 		t.Run(k.name, func(t *testing.T) {
-			alg, digest := "ES256", digestOf(32)
-			switch k.spec.Curve {
-			case "":
-				alg = "RS256"
-			case engine.P384:
-				alg, digest = "ES384", digestOf(48)
-			case engine.P521:
-				alg, digest = "ES512", digestOf(64)
-			}
+			alg, digest := k.signing().name, digestOf(k.signing().digest)
 			refuses := func(what string, ref engine.Ref) {
 				t.Helper()
 				if sig, err := s.engine.Sign(t.Context(), ref, alg, digest); !errors.Is(err, engine.ErrTampered) || sig != nil {
@@ -325,10 +375,6 @@ func (s *suite) tampered(t *testing.T) {
 		})
 	}
 	// A record that lies about what its key is, and would fit the algorithm if it were believed.
-	byName := map[string]key{}
-	for _, k := range s.keys {
-		byName[k.name] = k
-	}
 	for _, lie := range []struct {
 		key  string
 		as   engine.Ref
@@ -339,9 +385,14 @@ func (s *suite) tampered(t *testing.T) {
 		{"EC-HSM P-256", engine.Ref{Type: engine.RSA, Bits: 2048}, "RS256", 32},
 		{"RSA-HSM 2048", engine.Ref{Type: engine.EC, Curve: engine.P256}, "ES256", 32},
 		{"RSA-HSM 2048", engine.Ref{Type: engine.RSA, Bits: 4096}, "PS256", 32},
+		{"EC-HSM P-256K", engine.Ref{Type: engine.EC, Curve: engine.P256}, "ES256", 32},
+		{"EC-HSM P-256", engine.Ref{Type: engine.EC, Curve: engine.P256K}, "ES256K", 32},
+		{"EC-HSM P-256K", engine.Ref{Type: engine.Oct, Bits: 256}, "HS256", 32},
+		{"oct-HSM 256", engine.Ref{Type: engine.EC, Curve: engine.P256K}, "ES256K", 32},
+		{"oct-HSM 256", engine.Ref{Type: engine.Oct, Bits: 128}, "HS256", 32},
 	} {
 		ref := lie.as
-		ref.Sealed, ref.Binding = byName[lie.key].ref.Sealed, byName[lie.key].ref.Binding
+		ref.Sealed, ref.Binding = s.key(lie.key).ref.Sealed, s.key(lie.key).ref.Binding
 		if sig, err := s.engine.Sign(t.Context(), ref, lie.alg, digestOf(lie.size)); !errors.Is(err, engine.ErrTampered) || sig != nil {
 			t.Errorf("%s said to be %s %s: got %v, want %v", lie.key, ref.Type, ref.Curve, err, engine.ErrTampered)
 		}
@@ -372,12 +423,7 @@ func (s *suite) exportImport(t *testing.T) {
 	second := s.another(t)
 	salt := random(t, engine.SaltSize)
 	for _, k := range s.keys {
-		alg, size := "PS384", 48
-		for _, a := range algorithms {
-			if k.spec.Curve != "" && a.curve == k.spec.Curve {
-				alg, size = a.name, a.digest
-			}
-		}
+		alg, size := k.signing().name, k.signing().digest
 		exported, err := s.engine.Export(t.Context(), k.ref, salt, []byte("export "+k.name))
 		if err != nil {
 			t.Errorf("export %s: %v", k.name, err)
@@ -402,6 +448,18 @@ func (s *suite) exportImport(t *testing.T) {
 		if _, err := second.Sign(t.Context(), refOf(k.spec, made, k.ref.Binding), alg, digestOf(size)); !errors.Is(err, engine.ErrTampered) {
 			t.Errorf("%s: the imported key opens under its old binding: %v", k.name, err)
 		}
+		if k.spec.Type == engine.RSA {
+			any := k.spec
+			any.Exponent = 0
+			other := any
+			other.Exponent = 65539
+			if _, err := second.Import(t.Context(), exported, salt, []byte("export "+k.name), any, nil); err != nil {
+				t.Errorf("%s: no exponent given: %v", k.name, err)
+			}
+			if _, err := second.Import(t.Context(), exported, salt, []byte("export "+k.name), other, nil); !errors.Is(err, engine.ErrSpec) {
+				t.Errorf("%s: another exponent given: got %v, want %v", k.name, err, engine.ErrSpec)
+			}
+		}
 		if bytes.Contains(exported, made.Sealed[1:]) || bytes.Contains(made.Sealed, exported[1:]) {
 			t.Errorf("%s: the exported and the sealed form share bytes", k.name)
 		}
@@ -409,11 +467,14 @@ func (s *suite) exportImport(t *testing.T) {
 }
 
 func samePublic(a, b engine.Public) bool {
-	if a.Type != b.Type || a.Curve != b.Curve || a.E != b.E {
+	if a.Type != b.Type || a.Curve != b.Curve || a.E != b.E || a.Bits != b.Bits {
 		return false
 	}
-	if a.Type == engine.RSA {
+	switch a.Type {
+	case engine.RSA:
 		return a.N.Cmp(b.N) == 0
+	case engine.Oct:
+		return true
 	}
 	return a.X.Cmp(b.X) == 0 && a.Y.Cmp(b.Y) == 0
 }
@@ -443,6 +504,8 @@ func (s *suite) tamperedExport(t *testing.T) {
 	}
 	refuses("a sealed key in place of an exported one", k.ref.Sealed, salt, k.ref.Binding, k.spec, engine.ErrTampered)
 	refuses("another curve", exported, salt, binding, engine.Spec{Type: engine.EC, Curve: engine.P384}, engine.ErrSpec)
+	refuses("another curve outside the standard library", exported, salt, binding, engine.Spec{Type: engine.EC, Curve: engine.P256K}, engine.ErrSpec)
+	refuses("an oct key", exported, salt, binding, engine.Spec{Type: engine.Oct, Bits: 256}, engine.ErrSpec)
 	refuses("another type", exported, salt, binding, engine.Spec{Type: engine.RSA, Bits: 2048}, engine.ErrSpec)
 	refuses("no spec", exported, salt, binding, engine.Spec{}, engine.ErrSpec)
 
@@ -587,6 +650,12 @@ func (s *suite) calls(t *testing.T) map[string]func(context.Context, engine.Engi
 	if err != nil {
 		t.Fatal(err)
 	}
+	octKey := s.key("oct-HSM 256")
+	sealed, err := s.engine.EncryptAES(t.Context(), octKey.ref, engine.A256GCM, secret.Take([]byte("plain")), nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	blob := transfer(t, rsaKey.public, make([]byte, 32))
 	return map[string]func(context.Context, engine.Engine) error{
 		"Generate": func(ctx context.Context, e engine.Engine) error { _, err := e.Generate(ctx, k.spec, nil); return err },
 		"Sign": func(ctx context.Context, e engine.Engine) error {
@@ -625,6 +694,30 @@ func (s *suite) calls(t *testing.T) map[string]func(context.Context, engine.Engi
 		},
 		"OpenBackup": func(ctx context.Context, e engine.Engine) error {
 			_, err := e.OpenBackup(ctx, salt, nil, backup)
+			return err
+		},
+		"EncryptAES": func(ctx context.Context, e engine.Engine) error {
+			_, err := e.EncryptAES(ctx, octKey.ref, engine.A256GCM, secret.Take([]byte("plain")), nil, nil)
+			return err
+		},
+		"DecryptAES": func(ctx context.Context, e engine.Engine) error {
+			plain, err := e.DecryptAES(ctx, octKey.ref, engine.A256GCM, sealed, nil)
+			if err == nil && string(plain.Reveal()) != "plain" {
+				return errors.New("another plaintext comes back")
+			}
+			return err
+		},
+		"ImportKey": func(ctx context.Context, e engine.Engine) error {
+			_, err := e.ImportKey(ctx, engine.Material{Type: engine.Oct, K: secret.Take(make([]byte, 32))}, nil)
+			return err
+		},
+		"ImportWrapped": func(ctx context.Context, e engine.Engine) error {
+			_, err := e.ImportWrapped(ctx, rsaKey.ref, blob, engine.Spec{Type: engine.Oct}, nothing)
+			return err
+		},
+		"Drop, then Sign": func(ctx context.Context, e engine.Engine) error {
+			e.Drop(k.ref)
+			_, err := e.Sign(ctx, k.ref, "ES256", digestOf(32))
 			return err
 		},
 		"MAC": func(ctx context.Context, e engine.Engine) error { _, err := e.MAC(ctx, []byte("m")); return err },

@@ -25,7 +25,7 @@ var oaep = map[string]crypto.Hash{
 // from outside and is not echoed.
 func findOAEP(name string, t engine.Type) (crypto.Hash, error) {
 	if t != engine.RSA {
-		return 0, fmt.Errorf("%w: only RSA keys encrypt and decrypt", engine.ErrAlgorithm)
+		return 0, fmt.Errorf("%w: only RSA keys encrypt and decrypt with it", engine.ErrAlgorithm)
 	}
 	if name == engine.RSA15 {
 		return 0, fmt.Errorf("%w: RSA1_5 is refused, as its padding makes a decryption oracle", engine.ErrAlgorithm)
@@ -49,12 +49,12 @@ func (s *software) Encrypt(ctx context.Context, ref engine.Ref, name string, pla
 	if longest := engine.MaxPlaintext(name, ref.Bits); plaintext.Len() > longest {
 		return nil, fmt.Errorf("%w: %d bytes, and %s with %d bits takes %d", engine.ErrPlaintext, plaintext.Len(), name, ref.Bits, longest)
 	}
-	key, err := s.open(ref) // not a public key that was stored beside it: see Verify
+	e, err := s.use(ctx, ref, false) // not a public key that was stored beside it: see Verify
 	if err != nil {
 		return nil, err
 	}
-	defer key.wipe()
-	ciphertext, err := rsa.EncryptOAEP(hash.New(), s.rand, &key.rsa.PublicKey, plaintext.Reveal(), nil)
+	defer s.cache.release(e)
+	ciphertext, err := rsa.EncryptOAEP(hash.New(), s.rand, &e.key.rsa.PublicKey, plaintext.Reveal(), nil)
 	if err != nil {
 		return nil, fmt.Errorf("software engine: encrypt: %w", err)
 	}
@@ -69,11 +69,11 @@ func (s *software) Decrypt(ctx context.Context, ref engine.Ref, name string, cip
 	if err != nil {
 		return secret.Bytes{}, err
 	}
-	key, err := s.open(ref)
+	key, done, err := s.usePrivate(ctx, ref)
 	if err != nil {
 		return secret.Bytes{}, err
 	}
-	defer key.wipe()
+	defer done()
 	// crypto/rsa also takes a ciphertext whose leading zeros were left out; the standard does not (RFC 8017
 	// section 7.1.2, step 1b). Its own errors do not get out: one of them could tell a length from a padding.
 	if len(ciphertext) != key.rsa.Size() {

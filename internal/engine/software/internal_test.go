@@ -107,6 +107,9 @@ func TestWycheproofDecryption(t *testing.T) {
 	})
 }
 
+// Covers K8.
+func TestWycheproofPrimes(t *testing.T) { enginetest.PrimeVectors(t, isPrime) }
+
 // Covers K8 for keys that come back from a backup: what is properly encrypted is still checked, so that a key
 // which this engine would never have made is not used.
 func TestSealedRubbishIsNotUsed(t *testing.T) {
@@ -204,7 +207,7 @@ func TestPlaintextIsWiped(t *testing.T) {
 	}
 }
 
-// golden is one entry of testdata/v1.json.
+// golden is one entry of testdata/v1.json, or of v1-p256k-oct.json, which came later.
 type golden struct {
 	Type                     engine.Type
 	Bits                     int
@@ -214,13 +217,17 @@ type golden struct {
 
 func goldens(t testing.TB) []golden {
 	t.Helper()
-	data, err := os.ReadFile("testdata/v1.json")
-	if err != nil {
-		t.Fatal(err)
-	}
 	var all []golden
-	if err := json.Unmarshal(data, &all); err != nil || len(all) != 4 {
-		t.Fatalf("%d golden keys (%v), want 4", len(all), err)
+	for _, name := range []string{"v1.json", "v1-p256k-oct.json"} {
+		data, err := os.ReadFile("testdata/" + name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var some []golden
+		if err := json.Unmarshal(data, &some); err != nil || len(some) != 4 {
+			t.Fatalf("%s: %d golden keys (%v), want 4", name, len(some), err)
+		}
+		all = append(all, some...)
 	}
 	return all
 }

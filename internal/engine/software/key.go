@@ -2,13 +2,15 @@ package software
 
 import (
 	"context"
-	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rsa"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"math/big"
+
+	"github.com/decred/dcrd/dcrec/secp256k1/v4"
 
 	"strongroom/internal/engine"
 	"strongroom/secret"
@@ -17,72 +19,111 @@ import (
 // publicExponent is the only one that crypto/rsa generates (FIPS 186-5 appendix A.1.1 allows others).
 const publicExponent = 65537
 
-// curves of this engine, by their JWK names.
+// maxExponent is the largest that crypto/rsa takes.
+const maxExponent = 1<<31 - 1
+
+// curves of this engine that the standard library has, by their JWK names.
 var curves = map[string]elliptic.Curve{
 	engine.P256: elliptic.P256(),
 	engine.P384: elliptic.P384(),
 	engine.P521: elliptic.P521(),
 }
 
-// private is an opened key: exactly one of the two is set.
+// private is an opened key: exactly one of rsa, ec, k1 and oct is set.
 type private struct {
 	rsa   *rsa.PrivateKey
 	ec    *ecdsa.PrivateKey
-	curve string
+	k1    *keyP256K
+	oct   secret.Bytes
+	curve string // with ec and k1
 }
 
-// normal checks spec and fills in what it leaves open, so that specs can be compared with ==.
-func normal(spec engine.Spec) (engine.Spec, error) {
+// wanted is a spec that passed checkSpec.
+type wanted engine.Spec
+
+// describes reports whether a key of the spec got is what was wanted; an exponent of 0 wants any.
+func (w wanted) describes(got engine.Spec) bool {
+	return w.Type == got.Type && w.Bits == got.Bits && w.Curve == got.Curve && (w.Exponent == 0 || w.Exponent == got.Exponent)
+}
+
+// checkSpec says whether there are such keys. An exponent of 0 is none given.
+func checkSpec(spec engine.Spec) (wanted, error) {
+	no := func(format string, args ...any) (wanted, error) {
+		return wanted{}, fmt.Errorf("%w: "+format, append([]any{engine.ErrSpec}, args...)...)
+	}
 	switch spec.Type {
 	case engine.RSA:
 		if spec.Bits != 2048 && spec.Bits != 3072 && spec.Bits != 4096 {
-			return spec, fmt.Errorf("%w: an RSA key has 2048, 3072 or 4096 bits, not %d", engine.ErrSpec, spec.Bits)
+			return no("an RSA key has 2048, 3072 or 4096 bits, not %d", spec.Bits)
 		}
-		if spec.Exponent == 0 {
-			spec.Exponent = publicExponent
-		}
-		if spec.Exponent != publicExponent {
-			return spec, fmt.Errorf("%w: this engine makes RSA keys with the public exponent %d only, not %d", engine.ErrSpec, publicExponent, spec.Exponent)
+		if e := spec.Exponent; e != 0 && (e < publicExponent || e%2 == 0 || e > maxExponent) {
+			return no("the public exponent of an RSA key is odd, at least %d and at most %d, not %d", publicExponent, maxExponent, e)
 		}
 		if spec.Curve != "" {
-			return spec, fmt.Errorf("%w: an RSA key has no curve", engine.ErrSpec)
+			return no("an RSA key has no curve")
 		}
 	case engine.EC:
-		if spec.Curve == engine.P256K {
-			return spec, fmt.Errorf("%w: this engine has no P-256K (secp256k1)", engine.ErrSpec)
-		}
-		if curves[spec.Curve] == nil {
-			return spec, fmt.Errorf("%w: an EC key needs the curve P-256, P-384 or P-521", engine.ErrSpec)
+		if curves[spec.Curve] == nil && spec.Curve != engine.P256K {
+			return no("an EC key needs the curve P-256, P-256K, P-384 or P-521")
 		}
 		if spec.Bits != 0 || spec.Exponent != 0 {
-			return spec, fmt.Errorf("%w: an EC key has a curve, no size and no exponent", engine.ErrSpec)
+			return no("an EC key has a curve, no size and no exponent")
+		}
+	case engine.Oct:
+		if spec.Bits != 128 && spec.Bits != 192 && spec.Bits != 256 {
+			return no("an oct key has 128, 192 or 256 bits, not %d", spec.Bits)
+		}
+		if spec.Curve != "" || spec.Exponent != 0 {
+			return no("an oct key has a size, no curve and no exponent")
 		}
 	default:
-		return spec, fmt.Errorf("%w: the key types are RSA-HSM and EC-HSM", engine.ErrSpec)
+		return no("the key types are RSA-HSM, EC-HSM and oct-HSM")
 	}
-	return spec, nil
+	return wanted(spec), nil
 }
 
 func (s *software) Generate(ctx context.Context, spec engine.Spec, binding []byte) (engine.Made, error) {
 	if err := s.check(ctx); err != nil {
 		return engine.Made{}, err
 	}
-	spec, err := normal(spec)
-	if err != nil {
+	if _, err := checkSpec(spec); err != nil {
 		return engine.Made{}, err
 	}
-	var key private
-	if spec.Type == engine.RSA {
-		key.rsa, err = rsa.GenerateKey(s.rand, spec.Bits)
-	} else {
-		key.curve = spec.Curve
-		key.ec, err = ecdsa.GenerateKey(curves[spec.Curve], s.rand)
+	if spec.Exponent != 0 && spec.Exponent != publicExponent {
+		return engine.Made{}, fmt.Errorf("%w: this engine makes RSA keys with the public exponent %d only, not %d", engine.ErrSpec, publicExponent, spec.Exponent)
 	}
+	if spec.Type == engine.RSA {
+		leave, err := s.lanes.enterSearch(ctx)
+		if err != nil {
+			return engine.Made{}, err
+		}
+		defer leave()
+	}
+	key, err := s.generate(spec)
 	if err != nil {
 		return engine.Made{}, fmt.Errorf("software engine: generate a key: %w", err)
 	}
 	defer key.wipe()
 	return s.made(key, binding)
+}
+
+// generate makes a key of a checked spec.
+func (s *software) generate(spec engine.Spec) (key private, err error) {
+	switch {
+	case spec.Type == engine.RSA:
+		key.rsa, err = rsa.GenerateKey(s.rand, spec.Bits)
+	case spec.Type == engine.Oct:
+		key.oct, err = secret.Random(s.rand, spec.Bits/8)
+	case spec.Curve == engine.P256K:
+		var k *secp256k1.PrivateKey
+		if k, err = secp256k1.GeneratePrivateKeyFromRand(s.rand); err == nil {
+			key.curve, key.k1 = spec.Curve, newP256K(k)
+		}
+	default:
+		key.curve = spec.Curve
+		key.ec, err = ecdsa.GenerateKey(curves[spec.Curve], s.rand)
+	}
+	return key, err
 }
 
 // made seals a new key.
@@ -102,6 +143,57 @@ func (s *software) made(key private, binding []byte) (engine.Made, error) {
 	return engine.Made{Public: public, Sealed: sealed}, nil
 }
 
+// use returns the opened key of ref, which the caller gives back with s.cache.release. inLane says that the caller
+// has a place in the lanes already; opening a heavy key takes one.
+func (s *software) use(ctx context.Context, ref engine.Ref, inLane bool) (*entry, error) {
+	id := idOf(ref)
+	e, ticket := s.cache.get(id)
+	if e == nil {
+		if heavy(ref) && !inLane {
+			leave, err := s.lanes.enter(ctx)
+			if err != nil {
+				return nil, err
+			}
+			defer leave()
+		}
+		key, err := s.open(ref)
+		if err != nil {
+			return nil, err
+		}
+		e = s.cache.put(id, key, ticket)
+	}
+	if !same(ref, e.key.spec()) {
+		s.cache.release(e)
+		return nil, engine.ErrTampered
+	}
+	return e, nil
+}
+
+// usePrivate is use for an operation with the private key: a heavy one has its place in the lanes until done is
+// called, which gives everything back.
+func (s *software) usePrivate(ctx context.Context, ref engine.Ref) (key private, done func(), err error) {
+	leave := func() {}
+	if heavy(ref) {
+		if leave, err = s.lanes.enter(ctx); err != nil {
+			return private{}, nil, err
+		}
+	}
+	e, err := s.use(ctx, ref, true)
+	if err != nil {
+		leave()
+		return private{}, nil, err
+	}
+	return e.key, func() { s.cache.release(e); leave() }, nil
+}
+
+// Drop takes the key out of the cache.
+func (s *software) Drop(ref engine.Ref) { s.cache.drop(idOf(ref)) }
+
+// same reports whether what ref says about its key is true.
+func same(ref engine.Ref, got engine.Spec) bool {
+	return got.Type == ref.Type && got.Bits == ref.Bits && got.Curve == ref.Curve
+}
+
 // open decrypts and parses the key of ref, and holds it against what ref says about it.
 func (s *software) open(ref engine.Ref) (private, error) {
 	plain, err := s.openKey(ref.Sealed, ref.Binding)
@@ -113,38 +205,58 @@ func (s *software) open(ref engine.Ref) (private, error) {
 	if err != nil {
 		return private{}, err
 	}
-	got := key.spec()
-	if got.Type != ref.Type || got.Bits != ref.Bits || got.Curve != ref.Curve {
+	if !same(ref, key.spec()) {
 		key.wipe()
 		return private{}, engine.ErrTampered
 	}
 	return key, nil
 }
 
-// parse reads a PKCS #8 key and checks it: n is the product of the primes and the exponents fit, or the curve
+// parse reads what marshal wrote and checks it: n is the product of the primes and the exponents fit, or the curve
 // is ours and 1 ≤ d < n; the public point of an EC key is computed, not read. The bytes were authenticated, so
 // a failure means that somebody sealed what this engine would not have sealed.
 func parse(plain secret.Bytes) (private, error) {
-	parsed, err := x509.ParsePKCS8PrivateKey(plain.Reveal())
-	if err != nil {
-		return private{}, engine.ErrTampered
-	}
 	var key private
-	switch k := parsed.(type) {
-	case *rsa.PrivateKey:
-		key.rsa = k
-		if len(k.Primes) != 2 || k.Validate() != nil {
+	if b := plain.Reveal(); len(b) > 0 && b[0] == octMark {
+		key.oct = secret.New(b[1:])
+	} else {
+		var err error
+		if key, err = parsePKCS8(b); err != nil {
 			return private{}, engine.ErrTampered
 		}
-	case *ecdsa.PrivateKey:
-		key.ec = k
-		key.curve = k.Curve.Params().Name
 	}
-	if _, err := normal(key.spec()); err != nil {
+	if _, err := checkSpec(key.spec()); err != nil {
 		key.wipe()
 		return private{}, engine.ErrTampered
 	}
 	return key, nil
+}
+
+// octMark stands before an oct key where a PKCS #8 key has the tag of a SEQUENCE.
+const octMark = 0
+
+var errPKCS8 = errors.New("not a PKCS #8 key of RSA with two primes or of EC")
+
+// parsePKCS8 reads a key and checks that its numbers fit each other; not that its size is one of ours, nor that the
+// primes of an RSA key are primes.
+func parsePKCS8(der []byte) (private, error) {
+	if k, found, err := parseP256K(der); found {
+		return private{k1: k, curve: engine.P256K}, err
+	}
+	parsed, err := x509.ParsePKCS8PrivateKey(der)
+	if err != nil {
+		return private{}, errPKCS8
+	}
+	switch k := parsed.(type) {
+	case *rsa.PrivateKey:
+		if len(k.Primes) == 2 && k.Validate() == nil {
+			return private{rsa: k}, nil
+		}
+		private{rsa: k}.wipe()
+	case *ecdsa.PrivateKey:
+		return private{ec: k, curve: k.Curve.Params().Name}, nil
+	}
+	return private{}, errPKCS8
 }
 
 // spec describes the key. The zero private has the zero Spec.
@@ -152,17 +264,27 @@ func (k private) spec() engine.Spec {
 	switch {
 	case k.rsa != nil:
 		return engine.Spec{Type: engine.RSA, Bits: k.rsa.N.BitLen(), Exponent: k.rsa.E}
-	case k.ec != nil:
+	case k.curve != "":
 		return engine.Spec{Type: engine.EC, Curve: k.curve}
+	case !k.oct.IsZero():
+		return engine.Spec{Type: engine.Oct, Bits: 8 * k.oct.Len()}
 	}
 	return engine.Spec{}
 }
 
 func (k private) public() (engine.Public, error) {
-	if k.rsa != nil {
+	var point []byte // 4 ‖ x ‖ y
+	var err error
+	switch {
+	case k.rsa != nil:
 		return engine.Public{Type: engine.RSA, N: new(big.Int).Set(k.rsa.N), E: k.rsa.E}, nil
+	case k.ec != nil:
+		point, err = k.ec.PublicKey.Bytes()
+	case k.k1 != nil:
+		point = k.k1.public.SerializeUncompressed()
+	default:
+		return engine.Public{Type: engine.Oct, Bits: 8 * k.oct.Len()}, nil
 	}
-	point, err := k.ec.PublicKey.Bytes() // 4 ‖ x ‖ y
 	if err != nil {
 		return engine.Public{}, fmt.Errorf("software engine: encode a public key: %w", err)
 	}
@@ -175,20 +297,31 @@ func (k private) public() (engine.Public, error) {
 }
 
 func (k private) marshal() (secret.Bytes, error) {
-	var key crypto.PrivateKey = k.rsa
-	if k.ec != nil {
-		key = k.ec
+	var der []byte
+	var err error
+	switch {
+	case k.rsa != nil:
+		der, err = x509.MarshalPKCS8PrivateKey(k.rsa)
+	case k.ec != nil:
+		der, err = x509.MarshalPKCS8PrivateKey(k.ec)
+	case k.k1 != nil:
+		der, err = marshalP256K(k.k1)
+	default:
+		der = append([]byte{octMark}, k.oct.Reveal()...)
 	}
-	der, err := x509.MarshalPKCS8PrivateKey(key)
 	if err != nil {
 		return secret.Bytes{}, fmt.Errorf("software engine: encode a key: %w", err)
 	}
 	return secret.Take(der), nil
 }
 
-// wipe clears the big integers of an RSA key. crypto/ecdsa offers no way to do the same that it does not
-// call a misuse, and both packages keep copies of their own.
+// wipe clears the key: of RSA the big integers. crypto/ecdsa offers no way to do the same that it does not call a
+// misuse, and both packages keep copies of their own.
 func (k private) wipe() {
+	k.oct.Wipe()
+	if k.k1 != nil {
+		k.k1.private.Zero()
+	}
 	if k.rsa == nil {
 		return
 	}

@@ -18,7 +18,7 @@ import (
 //	exported key   version(1) ‖ nonce(12) ‖ ciphertext ‖ tag(16)               from the backup key
 //	backup         version(1) ‖ nonce(12) ‖ ciphertext ‖ tag(16)               from the backup key
 //
-// The plaintext of a key is PKCS #8 in DER. The associated data is label ‖ 0 ‖ version ‖ the caller's binding.
+// The plaintext of a key is PKCS #8 in DER, or for an oct key a zero byte and the key (DER begins with 0x30). The associated data is label ‖ 0 ‖ version ‖ the caller's binding.
 // A key derived per record makes the bound on random nonces (2³² messages under one key, SP 800-38D section
 // 8.3) irrelevant: a record's key encrypts one message, a backup's at most some hundred.
 const (
@@ -75,12 +75,12 @@ func (s *software) Export(ctx context.Context, ref engine.Ref, salt, binding []b
 		return nil, err
 	}
 	// Opening the key, and not only its ciphertext, keeps a record that lies about its type out of backups.
-	key, err := s.open(ref)
+	e, err := s.use(ctx, ref, false)
 	if err != nil {
 		return nil, err
 	}
-	defer key.wipe()
-	plain, err := key.marshal()
+	defer s.cache.release(e)
+	plain, err := e.key.marshal()
 	if err != nil {
 		return nil, err
 	}
@@ -97,7 +97,7 @@ func (s *software) Import(ctx context.Context, exported, salt, exportBinding []b
 	if err := s.check(ctx); err != nil {
 		return engine.Made{}, err
 	}
-	want, err := normal(spec)
+	want, err := checkSpec(spec)
 	if err != nil {
 		return engine.Made{}, err
 	}
@@ -115,12 +115,19 @@ func (s *software) Import(ctx context.Context, exported, salt, exportBinding []b
 	}
 	plain := secret.Take(der)
 	defer plain.Wipe()
+	if want.Type == engine.RSA {
+		leave, err := s.lanes.enter(ctx)
+		if err != nil {
+			return engine.Made{}, err
+		}
+		defer leave()
+	}
 	key, err := parse(plain)
 	if err != nil {
 		return engine.Made{}, err
 	}
 	defer key.wipe()
-	if key.spec() != want {
+	if !want.describes(key.spec()) {
 		return engine.Made{}, fmt.Errorf("%w: the exported key is another one than its description says", engine.ErrSpec)
 	}
 	return s.made(key, binding)

@@ -1,13 +1,14 @@
 // Package software is the engine on this machine's processor: keys are made and used with crypto/rsa and
-// crypto/ecdsa, and leave only as ciphertext. Files: key.go (make and open keys), sign.go, cipher.go (encrypt and
-// decrypt), seal.go (the forms in which bytes leave).
+// crypto/ecdsa and the rest of the standard library, and leave only as ciphertext. Files: key.go (make and open
+// keys), material.go and byok.go (keys from outside), p256k.go, sign.go, cipher.go (RSA encryption), aes.go and
+// keywrap.go, seal.go (the forms in which bytes leave), cache.go (opened keys), lanes.go (heavy work).
 //
-// It makes RSA keys of 2048, 3072 and 4096 bits with the exponent 65537, the only one crypto/rsa generates, and
-// EC keys on P-256, P-384 and P-521. P-256K is not in the standard library and is refused with ErrSpec.
+// It makes RSA keys of 2048, 3072 and 4096 bits with the exponent 65537, the only one crypto/rsa generates, takes
+// imported ones with any sound exponent, and has EC keys on P-256, P-384, P-521 and P-256K, and oct keys.
 //
-// Private keys exist in the clear for the length of one call. Buffers that this package owns are cleared when
-// the call ends; the copies inside crypto/rsa and crypto/ecdsa are left to the garbage collector, which is as
-// far as Go lets anyone go.
+// Opened keys are kept for a while, because opening an RSA key costs as much as a signature: see [Cache]. Buffers
+// that this package owns are cleared when a key goes; the copies inside crypto/rsa and crypto/ecdsa are left to
+// the garbage collector, which is as far as Go lets anyone go.
 package software
 
 import (
@@ -19,6 +20,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"time"
 
 	"strongroom/internal/engine"
 	"strongroom/secret"
@@ -29,7 +31,9 @@ const keySize = 32
 
 // software is the engine.Engine of this package.
 type software struct {
-	rand io.Reader
+	rand  io.Reader
+	cache *cache
+	lanes lanes
 
 	mu       sync.RWMutex // guards the three keys against Close; never held during a slow operation
 	wrapping secret.Bytes
@@ -38,11 +42,23 @@ type software struct {
 	closed   bool
 }
 
+// Option changes a default of [New].
+type Option func(*software)
+
+// Cache bounds what the engine keeps of opened keys: at most so many (1,000 if the option is not given; 0 turns the
+// cache off), each for at most age after it was opened (10 minutes).
+func Cache(keys int, age time.Duration) Option {
+	return func(s *software) { s.cache = newCache(max(0, keys), max(0, age)) }
+}
+
 // New opens the engine of one security domain. It owns the two 32-byte secrets from here on, also when it
 // fails: Close wipes them. rand must be safe for concurrent use, as crypto/rand.Reader is; crypto/rsa,
 // crypto/ecdsa and crypto/cipher take their own randomness from the system whatever is passed (Go 1.26).
-func New(wrapping, backup secret.Bytes, rand io.Reader) (engine.Engine, error) {
-	s := &software{rand: rand, wrapping: wrapping, backup: backup}
+func New(wrapping, backup secret.Bytes, rand io.Reader, options ...Option) (engine.Engine, error) {
+	s := &software{rand: rand, wrapping: wrapping, backup: backup, cache: newCache(defaultCacheKeys, defaultCacheAge), lanes: newLanes()}
+	for _, option := range options {
+		option(s)
+	}
 	if wrapping.Len() != keySize || backup.Len() != keySize {
 		s.Close()
 		return nil, fmt.Errorf("software engine: the wrapping key has %d bytes and the backup key %d; both must have %d", wrapping.Len(), backup.Len(), keySize)
@@ -60,8 +76,10 @@ func New(wrapping, backup secret.Bytes, rand io.Reader) (engine.Engine, error) {
 	return s, nil
 }
 
-// Close wipes the domain keys. Calls that already hold a private key finish; later ones answer ErrClosed.
+// Close wipes the domain keys and the cache. Calls that already hold a private key finish and wipe it; later ones
+// answer ErrClosed.
 func (s *software) Close() {
+	s.cache.close()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.closed = true

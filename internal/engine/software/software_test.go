@@ -142,6 +142,8 @@ func TestVerifyPublicRefusesBadKeys(t *testing.T) {
 		"RSA of 16384 bits":       {rsa(16384, 65537), "PS256", engine.ErrSpec},
 		"RSA with exponent 1":     {rsa(2048, 1), "RS256", engine.ErrSpec},
 		"no key at all":           {engine.Public{}, "RS256", engine.ErrAlgorithm},
+		"P-256K point off it":     {engine.Public{Type: engine.EC, Curve: engine.P256K, X: big.NewInt(1), Y: big.NewInt(1)}, "ES256K", engine.ErrSpec},
+		"oct key":                 {engine.Public{Type: engine.Oct, Bits: 256}, "HS256", engine.ErrAlgorithm},
 		"P-256K":                  {engine.Public{Type: engine.EC, Curve: engine.P256K, X: big.NewInt(1), Y: big.NewInt(1)}, "ES256", engine.ErrAlgorithm},
 		"RSA type with a curve":   {engine.Public{Type: engine.RSA, Curve: engine.P256, N: big.NewInt(1), E: 3}, "ES256", engine.ErrAlgorithm},
 		"EC key, RSA algorithm":   {at(1, 1), "RS256", engine.ErrAlgorithm},
@@ -154,11 +156,11 @@ func TestVerifyPublicRefusesBadKeys(t *testing.T) {
 }
 
 // A caller asks for what Azure has and this engine lacks: the error says so by name.
-func TestMissingCurveAndExponentAreNamed(t *testing.T) {
+func TestMissingExponentIsNamed(t *testing.T) {
 	e := open(t, domainKey("w"), domainKey("b"))
 	defer e.Close()
 	for spec, word := range map[engine.Spec]string{
-		{Type: engine.EC, Curve: engine.P256K}:              "P-256K",
+		{Type: engine.EC, Curve: "P-224"}:                   "P-256K",
 		{Type: engine.RSA, Bits: 2048, Exponent: 1<<17 + 1}: "65537",
 	} {
 		if _, err := e.Generate(t.Context(), spec, nil); !errors.Is(err, engine.ErrSpec) || !strings.Contains(err.Error(), word) {
@@ -166,3 +168,9 @@ func TestMissingCurveAndExponentAreNamed(t *testing.T) {
 		}
 	}
 }
+
+// Covers K5, K6, K8.
+func TestWycheproofKeys(t *testing.T) { enginetest.KeyVectors(t, open) }
+
+// Covers K8.
+func TestWycheproofPoints(t *testing.T) { enginetest.PointVectors(t, open, software.VerifyPublic) }

@@ -1,0 +1,138 @@
+package keys
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"strongroom/internal/access"
+	"strongroom/internal/engine"
+	"strongroom/internal/failure"
+	"strongroom/internal/store"
+)
+
+// UpdateParams says what to change about one version of a key. A nil field leaves things as they are.
+type UpdateParams struct {
+	Enabled            *bool
+	NotBefore, Expires *time.Time
+	Ops                []string          // nil: unchanged; empty but not nil: none
+	Tags               map[string]string // nil: unchanged; empty but not nil: none
+
+	// What never changes about a key (K4). A value that is given must be the one that the key has.
+	Type       string
+	Bits       int
+	Exponent   int
+	Curve      string
+	Exportable *bool
+}
+
+// Update changes a version of a key; version "" is the latest. It takes effect for the next call on the key.
+// Changes of several callers at once are applied one after the other, each to what the one before left. On error
+// nothing was changed, unless the error is a failure.StorageFailed.
+func (k *Keys) Update(ctx context.Context, caller access.Caller, name, version string, p UpdateParams) (Key, error) {
+	eng, lower, err := k.enterKey(ctx, caller, access.KeyWrite, name)
+	if err != nil {
+		return Key{}, err
+	}
+	if version, err = normalVersion(version); err != nil {
+		return Key{}, err
+	}
+	var (
+		key     Key
+		changed engine.Ref
+	)
+	err = k.cfg.Store.Update(ctx, func(w store.Writer) error {
+		if err := k.cfg.Alive(w); err != nil {
+			return err
+		}
+		rec, v, index, err := k.lookUp(ctx, eng, w, lower, version)
+		if err != nil {
+			return err
+		}
+		if err := p.immutable(v); err != nil {
+			return err
+		}
+		if err := p.apply(v); err != nil {
+			return err
+		}
+		v.Updated = k.now().Unix()
+		if rec.Versions[index].MAC, err = put(ctx, eng, w, k.versionPath(lower, index+1), v); err != nil {
+			return err
+		}
+		if _, err := put(ctx, eng, w, k.keyPath(lower), rec); err != nil {
+			return err
+		}
+		key, changed = k.key(rec.Name, v), v.ref(k.cfg.HSM, lower)
+		return nil
+	})
+	if err != nil {
+		return Key{}, store.Failure(err)
+	}
+	if !key.Enabled {
+		eng.Drop(changed)
+	}
+	return key, nil
+}
+
+// immutable refuses what would make another key of this one, by the name that it has on the wire.
+func (p UpdateParams) immutable(v *versionRecord) error {
+	typ := p.Type
+	switch typ {
+	case "RSA":
+		typ = string(engine.RSA)
+	case "EC":
+		typ = string(engine.EC)
+	}
+	for _, row := range []struct {
+		name    string
+		changed bool
+	}{
+		{"kty", typ != "" && typ != string(v.Type)},
+		{"key_size", p.Bits != 0 && p.Bits != v.Bits},
+		{"public_exponent", p.Exponent != 0 && p.Exponent != v.E},
+		{"crv", p.Curve != "" && p.Curve != v.Curve},
+		{"attributes.exportable", p.Exportable != nil && *p.Exportable != v.Exportable},
+	} {
+		if row.changed {
+			return failure.New(failure.BadParameter, "%s of a key cannot be changed; leave it out, and create a new version or another key", row.name)
+		}
+	}
+	return nil
+}
+
+// apply changes v, which is of no use if the result is refused.
+func (p UpdateParams) apply(v *versionRecord) error {
+	was := slices.Contains(v.Ops, opImport)
+	if p.Enabled != nil {
+		v.Enabled = *p.Enabled
+	}
+	if p.NotBefore != nil {
+		v.NotBefore = unix(p.NotBefore)
+	}
+	if p.Expires != nil {
+		v.Expires = unix(p.Expires)
+	}
+	if p.Ops != nil {
+		v.Ops = slices.Clone(p.Ops)
+	}
+	if p.Tags != nil {
+		v.Tags = cloneTags(p.Tags)
+	}
+	if err := v.checkAttributes(v.Type); err != nil {
+		return err
+	}
+	// A key that once was for import might have received a key, and one that once decrypted might be made to
+	// receive one: neither may ever turn into the other, not even by way of no operation at all (K3).
+	switch is := slices.Contains(v.Ops, opImport); {
+	case was && !is:
+		return failure.New(failure.BadParameter, "key_ops of a key with the operation import cannot be changed: such a key receives other keys and does nothing else, ever; make another key")
+	case is && !was:
+		return failure.New(failure.BadParameter, "key_ops of a key cannot be changed to import: a key that receives other keys is made for that and never did anything else; make another key with import alone")
+	}
+	return nil
+}
+
+func unix(t *time.Time) *int64 {
+	s := t.Unix()
+	return &s
+}
