@@ -301,7 +301,7 @@ func (s *suite) unsoundKeys(t *testing.T) {
 			}{m, engine.ErrMaterial}
 		}
 	}
-	orders := map[string]*big.Int{engine.P256: elliptic.P256().Params().N, engine.P384: elliptic.P384().Params().N, engine.P521: elliptic.P521().Params().N, engine.P256K: secp256k1.S256().N}
+	orders := map[string]*big.Int{engine.P256: elliptic.P256().Params().N, engine.P384: elliptic.P384().Params().N, engine.P521: elliptic.P521().Params().N, engine.P256K: secp256k1.Params().N}
 	for _, curve := range allCurves {
 		sound, other := ecMaterial(t, curve), ecMaterial(t, curve)
 		size := len(sound.X)
@@ -398,7 +398,7 @@ func remade(t testing.TB, name string, good primePair, composite *big.Int) engin
 
 // mirror is the y of the negated point.
 func mirror(curve string, y []byte) []byte {
-	field := map[string]*big.Int{engine.P256: elliptic.P256().Params().P, engine.P384: elliptic.P384().Params().P, engine.P521: elliptic.P521().Params().P, engine.P256K: secp256k1.S256().P}[curve]
+	field := map[string]*big.Int{engine.P256: elliptic.P256().Params().P, engine.P384: elliptic.P384().Params().P, engine.P521: elliptic.P521().Params().P, engine.P256K: secp256k1.Params().P}[curve]
 	return new(big.Int).Sub(field, new(big.Int).SetBytes(y)).FillBytes(make([]byte, len(y)))
 }
 
