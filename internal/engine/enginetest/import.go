@@ -235,7 +235,8 @@ func (s *suite) unsoundKeys(t *testing.T) {
 		return secret.Take(v.Add(v, big.NewInt(n)).Bytes())
 	}
 	composite := new(big.Int).Mul(prime(t, 512, 65537), prime(t, 512, 65537))
-	for composite.BitLen() != 1024 {
+	// Its two upper bits are set, as a prime's are here: the product with the other prime has to have 2048 bits.
+	for composite.BitLen() != 1024 || composite.Bit(1022) == 0 {
 		composite.Mul(prime(t, 512, 65537), prime(t, 512, 65537))
 	}
 	rows := map[string]struct {
