@@ -37,7 +37,10 @@ const (
 const (
 	RSAOAEP    = "RSA-OAEP"     // SHA-1, also in MGF1
 	RSAOAEP256 = "RSA-OAEP-256" // SHA-256, also in MGF1
-	RSA15      = "RSA1_5"       // known by name only: always ErrAlgorithm
+	// RSA15 is ErrAlgorithm unless the engine was opened with a setting that allows it. Its padding makes an oracle:
+	// whoever learns which ciphertexts decrypt, and every caller who may decrypt does, can decrypt and sign by asking
+	// often enough (Bleichenbacher 1998; RFC 8017 section 7.2).
+	RSA15 = "RSA1_5"
 )
 
 // AES algorithms. The number is the size of the key in bits; CKM_AES_KEY_WRAP and its padded form, named as PKCS #11
@@ -78,6 +81,8 @@ func MaxPlaintext(alg string, bits int) int {
 		return k - 2*20 - 2
 	case RSAOAEP256:
 		return k - 2*32 - 2
+	case RSA15:
+		return k - 11 // RFC 8017 section 7.2.1
 	}
 	return -1
 }
@@ -217,9 +222,9 @@ type Engine interface {
 	// Verify reports whether the signature holds. A malformed signature is false, not an error.
 	Verify(ctx context.Context, ref Ref, alg string, digest, signature []byte) (bool, error)
 	// Encrypt encrypts under the public part of an RSA key: RSA-OAEP (RFC 8017 section 7.1.1) without a label, and
-	// with one hash for both of its uses. The ciphertext is as long as the modulus. ErrAlgorithm for every other
-	// algorithm and for keys of other types (oct: see EncryptAES), ErrPlaintext beyond MaxPlaintext; both before the key is opened. plaintext stays
-	// the caller's.
+	// with one hash for both of its uses, or where it is allowed RSA1_5. The ciphertext is as long as the modulus.
+	// ErrAlgorithm for every other algorithm and for keys of other types (oct: see EncryptAES), ErrPlaintext beyond
+	// MaxPlaintext; both before the key is opened. plaintext stays the caller's.
 	Encrypt(ctx context.Context, ref Ref, alg string, plaintext secret.Bytes) ([]byte, error)
 	// Decrypt is the way back. Whatever is wrong with the ciphertext (length, range, padding, hash), the answer is
 	// ErrDecrypt itself, so that a caller who may decrypt learns nothing about ciphertexts that do not. The caller
@@ -236,6 +241,9 @@ type Engine interface {
 	// no integrity: what it returns may be anything, and whoever may decrypt with A*CBCPAD has a padding oracle in
 	// hand, which only an authentication code around the ciphertext takes away. The caller wipes the plaintext.
 	DecryptAES(ctx context.Context, ref Ref, alg string, ciphertext Ciphertext, aad []byte) (secret.Bytes, error)
+	// Rebind seals a key anew under another binding, for an attribute that becomes immutable late. The old sealed form
+	// goes on opening under the old binding: it is the caller's to forget it, and to call Drop.
+	Rebind(ctx context.Context, ref Ref, binding []byte) (sealed []byte, err error)
 	// Drop forgets what the engine keeps in memory of the opened key, as soon as calls that use it have ended. Call it
 	// when a key is disabled, deleted, purged or replaced. It does not make ref unusable: that is the caller's part.
 	Drop(ref Ref)

@@ -33,6 +33,7 @@ var specs = []engine.Spec{
 	{Type: engine.Oct, Bits: 128},
 	{Type: engine.Oct, Bits: 192},
 	{Type: engine.Oct, Bits: 256},
+	{Type: engine.RSA, Bits: 2048, Exponent: 1<<31 - 1}, // another exponent than most libraries know
 }
 
 // algorithm is a signature algorithm, the length of its hash, and the keys that it goes with.
@@ -88,6 +89,9 @@ func Run(t *testing.T, open Open) {
 		if spec.Type != engine.EC {
 			name = fmt.Sprintf("%s %d", spec.Type, spec.Bits)
 		}
+		if spec.Exponent > 65537 {
+			name += fmt.Sprintf(" with exponent %d", spec.Exponent)
+		}
 		binding := []byte("enginetest " + name)
 		made, err := s.engine.Generate(t.Context(), spec, binding)
 		if err != nil {
@@ -113,6 +117,7 @@ func Run(t *testing.T, open Open) {
 	t.Run("import of wrapped keys", s.importWrapped)
 	t.Run("wrapped keys that do not open", s.damagedWrapped)
 	t.Run("dropped keys", s.dropped)
+	t.Run("rebound keys", s.rebound)
 	t.Run("refused specs", s.refusedSpecs)
 	t.Run("tampered keys", s.tampered)
 	t.Run("exchanged records", s.exchanged)
@@ -177,7 +182,7 @@ func (s *suite) publicKeys(t *testing.T) {
 			t.Errorf("%s: described as %+v", k.name, p.Spec())
 		case p.Type == engine.Oct && (p.Bits != k.spec.Bits || p.N != nil || p.E != 0 || p.Curve != "" || p.X != nil || p.Y != nil):
 			t.Errorf("%s: %d bits, or mixed with another type", k.name, p.Bits)
-		case p.Type == engine.RSA && (p.N.BitLen() != k.spec.Bits || p.E != 65537 || p.Curve != "" || p.X != nil || p.Y != nil):
+		case p.Type == engine.RSA && (p.N.BitLen() != k.spec.Bits || p.E != described(k.spec).Exponent || p.Curve != "" || p.X != nil || p.Y != nil):
 			t.Errorf("%s: %d bits, e = %d, curve %q", k.name, p.N.BitLen(), p.E, p.Curve)
 		case p.Type == engine.EC && (p.Curve != k.spec.Curve || p.X == nil || p.Y == nil || p.N != nil || p.E != 0):
 			t.Errorf("%s: curve %q, incomplete or mixed with RSA", k.name, p.Curve)
@@ -187,7 +192,7 @@ func (s *suite) publicKeys(t *testing.T) {
 
 // described is spec with what Generate fills in.
 func described(spec engine.Spec) engine.Spec {
-	if spec.Type == engine.RSA {
+	if spec.Type == engine.RSA && spec.Exponent == 0 {
 		spec.Exponent = 65537
 	}
 	return spec
@@ -463,6 +468,37 @@ func (s *suite) exportImport(t *testing.T) {
 		if bytes.Contains(exported, made.Sealed[1:]) || bytes.Contains(made.Sealed, exported[1:]) {
 			t.Errorf("%s: the exported and the sealed form share bytes", k.name)
 		}
+	}
+}
+
+// Covers K4: a key that is bound anew opens under the new binding only, and is the same key.
+func (s *suite) rebound(t *testing.T) {
+	for _, k := range s.keys {
+		sealed, err := s.engine.Rebind(t.Context(), k.ref, []byte("another place"))
+		if err != nil {
+			t.Errorf("rebind %s: %v", k.name, err)
+			continue
+		}
+		moved := k.ref
+		moved.Sealed = sealed
+		alg := k.signing()
+		if _, err := s.engine.Sign(t.Context(), moved, alg.name, digestOf(alg.digest)); !errors.Is(err, engine.ErrTampered) {
+			t.Errorf("%s opens under its old binding: %v", k.name, err)
+		}
+		moved.Binding = []byte("another place")
+		signature, err := s.engine.Sign(t.Context(), moved, alg.name, digestOf(alg.digest))
+		if err != nil {
+			t.Errorf("sign with the rebound %s: %v", k.name, err)
+			continue
+		}
+		if ok, err := s.engine.Verify(t.Context(), k.ref, alg.name, digestOf(alg.digest), signature); err != nil || !ok {
+			t.Errorf("%s is another key than before: %t, %v", k.name, ok, err)
+		}
+	}
+	tampered := s.keys[0].ref
+	tampered.Sealed = flipped(tampered.Sealed, 40)
+	if _, err := s.engine.Rebind(t.Context(), tampered, nil); !errors.Is(err, engine.ErrTampered) {
+		t.Errorf("a tampered key is bound anew: %v", err)
 	}
 }
 

@@ -60,12 +60,16 @@ type octVector struct {
 }
 
 // KeyVectors runs the Wycheproof vectors that bring a secret key along, through an engine that imports the key:
-// AES, key wrap, HMAC, the decryption of RSA1_5, which is refused, and keys and points on curves.
+// AES, key wrap, HMAC, and the decryption of RSA1_5, which an engine of open refuses and one of openRSA15 does.
 //
 // Covers K5, K6, K8.
-func KeyVectors(t *testing.T, open Open) {
-	v := &keyVectors{engine: open(t, secret.New(random(t, 32)), secret.New(random(t, 32))), refs: map[string]engine.Ref{}}
-	t.Cleanup(v.engine.Close)
+func KeyVectors(t *testing.T, open, openRSA15 Open) {
+	vectors := func(open Open) *keyVectors {
+		v := &keyVectors{engine: open(t, secret.New(random(t, 32)), secret.New(random(t, 32))), refs: map[string]engine.Ref{}}
+		t.Cleanup(v.engine.Close)
+		return v
+	}
+	v, allowed := vectors(open), vectors(openRSA15)
 	t.Run("aes_gcm", v.gcm)
 	t.Run("aes_cbc_pkcs5", v.cbc)
 	t.Run("aes_wrap", v.keyWrap)
@@ -74,7 +78,8 @@ func KeyVectors(t *testing.T, open Open) {
 		t.Run(name, func(t *testing.T) { v.hmac(t, name, alg) })
 	}
 	for _, name := range []string{"rsa_pkcs1_2048", "rsa_pkcs1_3072", "rsa_pkcs1_4096"} {
-		t.Run(name, func(t *testing.T) { v.rsa15(t, name) })
+		t.Run(name+" refused", func(t *testing.T) { v.rsa15(t, name, false) })
+		t.Run(name, func(t *testing.T) { allowed.rsa15(t, name, true) })
 	}
 }
 
@@ -244,8 +249,9 @@ func (s *keyVectors) hmac(t *testing.T, name, alg string) {
 	t.Logf("%d run, %d of them with a cut code, which is refused; %d have a key of a size that is refused; none skipped", signed, cut, otherKey)
 }
 
-// rsa15 imports the keys, and sees every ciphertext refused alike: the algorithm is off.
-func (s *keyVectors) rsa15(t *testing.T, name string) {
+// rsa15 imports the keys and decrypts, or sees every ciphertext refused alike where the algorithm is off.
+func (s *keyVectors) rsa15(t *testing.T, name string, allowed bool) {
+	decrypted := 0
 	each(t, name, "RsaesPkcs1Decrypt", func(g vectorGroupOf[octVector], v octVector) {
 		k := g.PrivateKey
 		part := func(h string) secret.Bytes { return secret.Take(decode(t, h)) }
@@ -253,10 +259,24 @@ func (s *keyVectors) rsa15(t *testing.T, name string) {
 			Type: engine.RSA, N: decode(t, k.Modulus), E: decode(t, k.PublicExponent), D: part(k.PrivateExponent),
 			P: part(k.Prime1), Q: part(k.Prime2), DP: part(k.Exponent1), DQ: part(k.Exponent2), QI: part(k.Coefficient),
 		})
-		if got, err := s.engine.Decrypt(t.Context(), ref, engine.RSA15, decode(t, v.Ct)); !errors.Is(err, engine.ErrAlgorithm) || !got.IsZero() {
-			t.Errorf("tcId %d: got %v, want %v", v.TcID, err, engine.ErrAlgorithm)
+		got, err := s.engine.Decrypt(t.Context(), ref, engine.RSA15, decode(t, v.Ct))
+		switch {
+		case !allowed:
+			if !errors.Is(err, engine.ErrAlgorithm) || !got.IsZero() {
+				t.Errorf("tcId %d: got %v, want %v", v.TcID, err, engine.ErrAlgorithm)
+			}
+		case v.Result == "valid":
+			decrypted++
+			if err != nil || !bytes.Equal(got.Reveal(), decode(t, v.Msg)) {
+				t.Errorf("tcId %d (%s): another plaintext than published, or %v", v.TcID, v.Comment, err)
+			}
+		case err != engine.ErrDecrypt || !got.IsZero(): // K6: one answer for every wrong padding
+			t.Errorf("tcId %d (%s): got %v, want %v", v.TcID, v.Comment, err, engine.ErrDecrypt)
 		}
 	})
+	if allowed && decrypted == 0 {
+		t.Error("no vector was decrypted")
+	}
 }
 
 // jwk is an EC key in a vector.

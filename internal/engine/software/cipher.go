@@ -11,24 +11,24 @@ import (
 	"strongroom/secret"
 )
 
-// oaep has the hash of each encryption algorithm, which is also MGF1's. SHA-1 is sound here, where nothing rests
-// on collisions, and clients of Managed HSM still ask for it.
-//
-// RSA1_5 is missing on purpose: its padding can only be taken off safely by whoever knows how long the plaintext
-// must be, and this interface answers with any length (Bleichenbacher 1998; RFC 8017 section 7.2).
+// oaep has the hash of each OAEP algorithm, which is also MGF1's. SHA-1 is sound here, where nothing rests on
+// collisions, and clients of Managed HSM still ask for it.
 var oaep = map[string]crypto.Hash{
 	engine.RSAOAEP:    crypto.SHA1,
 	engine.RSAOAEP256: crypto.SHA256,
 }
 
-// findOAEP returns the hash of the algorithm called name, if it goes with keys of type t. An unknown name came
-// from outside and is not echoed.
-func findOAEP(name string, t engine.Type) (crypto.Hash, error) {
+// findCipher returns the hash of the RSA algorithm called name, or 0 for RSA1_5, if it goes with keys of type t. An
+// unknown name came from outside and is not echoed.
+func (s *software) findCipher(name string, t engine.Type) (crypto.Hash, error) {
 	if t != engine.RSA {
 		return 0, fmt.Errorf("%w: only RSA keys encrypt and decrypt with it", engine.ErrAlgorithm)
 	}
 	if name == engine.RSA15 {
-		return 0, fmt.Errorf("%w: RSA1_5 is refused, as its padding makes a decryption oracle", engine.ErrAlgorithm)
+		if !s.rsa15 {
+			return 0, fmt.Errorf("%w: RSA1_5 is refused, as its padding makes a decryption oracle", engine.ErrAlgorithm)
+		}
+		return 0, nil
 	}
 	hash, ok := oaep[name]
 	if !ok {
@@ -41,7 +41,7 @@ func (s *software) Encrypt(ctx context.Context, ref engine.Ref, name string, pla
 	if err := s.check(ctx); err != nil {
 		return nil, err
 	}
-	hash, err := findOAEP(name, ref.Type)
+	hash, err := s.findCipher(name, ref.Type)
 	if err != nil {
 		return nil, err
 	}
@@ -54,7 +54,12 @@ func (s *software) Encrypt(ctx context.Context, ref engine.Ref, name string, pla
 		return nil, err
 	}
 	defer s.cache.release(e)
-	ciphertext, err := rsa.EncryptOAEP(hash.New(), s.rand, &e.key.rsa.PublicKey, plaintext.Reveal(), nil)
+	var ciphertext []byte
+	if hash == 0 {
+		ciphertext, err = rsa.EncryptPKCS1v15(s.rand, &e.key.rsa.PublicKey, plaintext.Reveal()) //lint:ignore SA1019 RSA1_5 is asked for by name, and off unless a setting allows it
+	} else {
+		ciphertext, err = rsa.EncryptOAEP(hash.New(), s.rand, &e.key.rsa.PublicKey, plaintext.Reveal(), nil)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("software engine: encrypt: %w", err)
 	}
@@ -65,7 +70,7 @@ func (s *software) Decrypt(ctx context.Context, ref engine.Ref, name string, cip
 	if err := s.check(ctx); err != nil {
 		return secret.Bytes{}, err
 	}
-	hash, err := findOAEP(name, ref.Type)
+	hash, err := s.findCipher(name, ref.Type)
 	if err != nil {
 		return secret.Bytes{}, err
 	}
@@ -79,7 +84,13 @@ func (s *software) Decrypt(ctx context.Context, ref engine.Ref, name string, cip
 	if len(ciphertext) != key.rsa.Size() {
 		return secret.Bytes{}, engine.ErrDecrypt
 	}
-	plaintext, err := rsa.DecryptOAEP(hash.New(), nil, key.rsa, ciphertext, nil)
+	var plaintext []byte
+	if hash == 0 {
+		// crypto/rsa looks at the padding in constant time up to its answer, yes or no.
+		plaintext, err = rsa.DecryptPKCS1v15(nil, key.rsa, ciphertext) //lint:ignore SA1019 see above
+	} else {
+		plaintext, err = rsa.DecryptOAEP(hash.New(), nil, key.rsa, ciphertext, nil)
+	}
 	if err != nil {
 		return secret.Bytes{}, engine.ErrDecrypt
 	}

@@ -16,7 +16,7 @@ import (
 	"strongroom/secret"
 )
 
-// publicExponent is the only one that crypto/rsa generates (FIPS 186-5 appendix A.1.1 allows others).
+// publicExponent is the default, and the only one that crypto/rsa generates: see generateRSA for others.
 const publicExponent = 65537
 
 // maxExponent is the largest that crypto/rsa takes.
@@ -89,9 +89,6 @@ func (s *software) Generate(ctx context.Context, spec engine.Spec, binding []byt
 	if _, err := checkSpec(spec); err != nil {
 		return engine.Made{}, err
 	}
-	if spec.Exponent != 0 && spec.Exponent != publicExponent {
-		return engine.Made{}, fmt.Errorf("%w: this engine makes RSA keys with the public exponent %d only, not %d", engine.ErrSpec, publicExponent, spec.Exponent)
-	}
 	if spec.Type == engine.RSA {
 		leave, err := s.lanes.enterSearch(ctx)
 		if err != nil {
@@ -111,7 +108,7 @@ func (s *software) Generate(ctx context.Context, spec engine.Spec, binding []byt
 func (s *software) generate(spec engine.Spec) (key private, err error) {
 	switch {
 	case spec.Type == engine.RSA:
-		key.rsa, err = rsa.GenerateKey(s.rand, spec.Bits)
+		key.rsa, err = s.generateRSA(spec.Bits, spec.Exponent)
 	case spec.Type == engine.Oct:
 		key.oct, err = secret.Random(s.rand, spec.Bits/8)
 	case spec.Curve == engine.P256K:
@@ -124,6 +121,35 @@ func (s *software) generate(spec engine.Spec) (key private, err error) {
 		key.ec, err = ecdsa.GenerateKey(curves[spec.Curve], s.rand)
 	}
 	return key, err
+}
+
+// generateRSA makes an RSA key. crypto/rsa only makes keys with the exponent 65537. For another one its primes are
+// kept, which owe nothing to the exponent, and d is computed anew (FIPS 186-5 appendix A.1.1): it is the inverse of
+// e modulo lcm(p−1, q−1), and greater than 2^(bits/2). Where there is none, the primes are given up. math/big takes
+// a time for this that depends on the numbers, once in the life of a key.
+func (s *software) generateRSA(bits, exponent int) (*rsa.PrivateKey, error) {
+	for {
+		made, err := rsa.GenerateKey(s.rand, bits)
+		if err != nil || exponent == 0 || exponent == publicExponent {
+			return made, err
+		}
+		one := big.NewInt(1)
+		p1, q1 := new(big.Int).Sub(made.Primes[0], one), new(big.Int).Sub(made.Primes[1], one)
+		gcd, lambda := new(big.Int).GCD(nil, nil, p1, q1), new(big.Int).Mul(p1, q1)
+		lambda.Div(lambda, gcd)
+		d := new(big.Int).ModInverse(big.NewInt(int64(exponent)), lambda)
+		zero(p1, q1, lambda)
+		if d == nil || d.BitLen() <= bits/2 {
+			private{rsa: made}.wipe()
+			continue
+		}
+		key := &rsa.PrivateKey{PublicKey: rsa.PublicKey{N: made.N, E: exponent}, D: d, Primes: made.Primes}
+		key.Precompute()
+		if err := key.Validate(); err != nil {
+			return nil, err
+		}
+		return key, nil
+	}
 }
 
 // made seals a new key.

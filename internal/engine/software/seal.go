@@ -70,6 +70,22 @@ func (s *software) openKey(sealed, binding []byte) (secret.Bytes, error) {
 	return secret.Take(plain), nil
 }
 
+func (s *software) Rebind(ctx context.Context, ref engine.Ref, binding []byte) ([]byte, error) {
+	if err := s.check(ctx); err != nil {
+		return nil, err
+	}
+	e, err := s.use(ctx, ref, false) // parsed, and not only decrypted: see Export
+	if err != nil {
+		return nil, err
+	}
+	defer s.cache.release(e)
+	plain, err := e.key.marshal()
+	if err != nil {
+		return nil, err
+	}
+	return s.sealKey(plain, binding)
+}
+
 func (s *software) Export(ctx context.Context, ref engine.Ref, salt, binding []byte) ([]byte, error) {
 	if err := s.check(ctx); err != nil {
 		return nil, err

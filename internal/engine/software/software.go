@@ -3,8 +3,8 @@
 // keys), material.go and byok.go (keys from outside), p256k.go, sign.go, cipher.go (RSA encryption), aes.go and
 // keywrap.go, seal.go (the forms in which bytes leave), cache.go (opened keys), lanes.go (heavy work).
 //
-// It makes RSA keys of 2048, 3072 and 4096 bits with the exponent 65537, the only one crypto/rsa generates, takes
-// imported ones with any sound exponent, and has EC keys on P-256, P-384, P-521 and P-256K, and oct keys.
+// It has RSA keys of 2048, 3072 and 4096 bits with any sound exponent, EC keys on P-256, P-384, P-521 and P-256K,
+// and oct keys.
 //
 // Opened keys are kept for a while, because opening an RSA key costs as much as a signature: see [Cache]. Buffers
 // that this package owns are cleared when a key goes; the copies inside crypto/rsa and crypto/ecdsa are left to
@@ -34,6 +34,7 @@ type software struct {
 	rand  io.Reader
 	cache *cache
 	lanes lanes
+	rsa15 bool // see AllowRSA15
 
 	mu       sync.RWMutex // guards the three keys against Close; never held during a slow operation
 	wrapping secret.Bytes
@@ -50,6 +51,9 @@ type Option func(*software)
 func Cache(keys int, age time.Duration) Option {
 	return func(s *software) { s.cache = newCache(max(0, keys), max(0, age)) }
 }
+
+// AllowRSA15 makes Encrypt and Decrypt take RSA1_5 too: see [engine.RSA15] for why it is off unless somebody asks.
+func AllowRSA15() Option { return func(s *software) { s.rsa15 = true } }
 
 // New opens the engine of one security domain. It owns the two 32-byte secrets from here on, also when it
 // fails: Close wipes them. rand must be safe for concurrent use, as crypto/rand.Reader is; crypto/rsa,

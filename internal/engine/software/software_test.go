@@ -155,13 +155,13 @@ func TestVerifyPublicRefusesBadKeys(t *testing.T) {
 	}
 }
 
-// A caller asks for what Azure has and this engine lacks: the error says so by name.
-func TestMissingExponentIsNamed(t *testing.T) {
+// A caller asks for what there is not: the error says what there is.
+func TestRefusedSpecsNameWhatThereIs(t *testing.T) {
 	e := open(t, domainKey("w"), domainKey("b"))
 	defer e.Close()
 	for spec, word := range map[engine.Spec]string{
-		{Type: engine.EC, Curve: "P-224"}:                   "P-256K",
-		{Type: engine.RSA, Bits: 2048, Exponent: 1<<17 + 1}: "65537",
+		{Type: engine.EC, Curve: "P-224"}:               "P-256K",
+		{Type: engine.RSA, Bits: 2048, Exponent: 65535}: "65537",
 	} {
 		if _, err := e.Generate(t.Context(), spec, nil); !errors.Is(err, engine.ErrSpec) || !strings.Contains(err.Error(), word) {
 			t.Errorf("%+v: got %v, want one that names %s", spec, err, word)
@@ -169,8 +169,50 @@ func TestMissingExponentIsNamed(t *testing.T) {
 	}
 }
 
+func openRSA15(t testing.TB, wrapping, backup secret.Bytes) engine.Engine {
+	t.Helper()
+	e, err := software.New(wrapping, backup, rand.Reader, software.AllowRSA15())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return e
+}
+
+// RSA1_5 where it is allowed: any plaintext up to its longest comes back, and every damage is ErrDecrypt (K6).
+func TestAllowedRSA15(t *testing.T) {
+	e := openRSA15(t, domainKey("w"), domainKey("b"))
+	defer e.Close()
+	spec := engine.Spec{Type: engine.RSA, Bits: 2048}
+	made, err := e.Generate(t.Context(), spec, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ref := engine.Ref{Type: engine.RSA, Bits: 2048, Sealed: made.Sealed}
+	for _, size := range []int{0, 1, 32, 245} {
+		plain := strings.Repeat("p", size)
+		ciphertext, err := e.Encrypt(t.Context(), ref, engine.RSA15, secret.Take([]byte(plain)))
+		if err != nil {
+			t.Fatalf("%d bytes: %v", size, err)
+		}
+		got, err := e.Decrypt(t.Context(), ref, engine.RSA15, ciphertext)
+		if err != nil || string(got.Reveal()) != plain {
+			t.Errorf("%d bytes decrypt to %d, %v", size, got.Len(), err)
+		}
+		ciphertext[17] ^= 1
+		if got, err := e.Decrypt(t.Context(), ref, engine.RSA15, ciphertext); err != engine.ErrDecrypt || !got.IsZero() {
+			t.Errorf("%d bytes, damaged: got %v", size, err)
+		}
+		if _, err := e.Decrypt(t.Context(), ref, engine.RSA15, ciphertext[1:]); err != engine.ErrDecrypt {
+			t.Errorf("%d bytes, cut: got %v", size, err)
+		}
+	}
+	if _, err := e.Encrypt(t.Context(), ref, engine.RSA15, secret.Take(make([]byte, 246))); !errors.Is(err, engine.ErrPlaintext) {
+		t.Errorf("246 bytes: got %v", err)
+	}
+}
+
 // Covers K5, K6, K8.
-func TestWycheproofKeys(t *testing.T) { enginetest.KeyVectors(t, open) }
+func TestWycheproofKeys(t *testing.T) { enginetest.KeyVectors(t, open, openRSA15) }
 
 // Covers K8.
 func TestWycheproofPoints(t *testing.T) { enginetest.PointVectors(t, open, software.VerifyPublic) }
