@@ -25,6 +25,8 @@ const (
 	TransferKeyRead            Action = "/securitydomain/transferkey/read"
 	KeyRead                    Action = "/keys/read/action"
 	KeyCreate                  Action = "/keys/create"
+	KeyImport                  Action = "/keys/import/action"
+	KeyRelease                 Action = "/keys/release/action"
 	KeyWrite                   Action = "/keys/write/action"
 	KeyRotate                  Action = "/keys/rotate/action"
 	KeyDelete                  Action = "/keys/delete"

@@ -50,7 +50,7 @@ func BuiltInRoles() []Role {
 			DeletedKeyRead, DeletedKeyRecover, DeletedKeyPurge, "/keys/export/action",
 		}, manageRoles)},
 		{ID: RoleCryptoUser, Name: "Managed HSM Crypto User", DataActions: slices.Concat([]Action{
-			KeyRead, KeyWrite, KeyRotate, KeyCreate, KeyDelete, "/keys/import/action", "/keys/release/action",
+			KeyRead, KeyWrite, KeyRotate, KeyCreate, KeyDelete, KeyImport, KeyRelease,
 			KeyBackup, KeyRestore, "/keys/encrypt/action", "/keys/decrypt/action", "/keys/wrap/action", "/keys/unwrap/action",
 			KeySign, KeyVerify, "/keys/derive/action", RandomBytes,
 		}, readRoles)},
@@ -61,7 +61,7 @@ func BuiltInRoles() []Role {
 		{ID: RoleServiceEncryption, Name: "Managed HSM Crypto Service Encryption User", DataActions: []Action{
 			KeyRead, "/keys/wrap/action", "/keys/unwrap/action",
 		}},
-		{ID: RoleServiceRelease, Name: "Managed HSM Crypto Service Release User", DataActions: []Action{"/keys/release/action"}},
+		{ID: RoleServiceRelease, Name: "Managed HSM Crypto Service Release User", DataActions: []Action{KeyRelease}},
 		{ID: RoleBackup, Name: "Managed HSM Backup", DataActions: slices.Concat([]Action{KeyBackup}, backup)},
 		{ID: RoleRestore, Name: "Managed HSM Restore", DataActions: slices.Concat([]Action{KeyRestore}, restore)},
 		{ID: RoleARMUser, Name: "Managed HSM ARM User", Actions: []string{

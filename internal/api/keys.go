@@ -46,7 +46,7 @@ func (b *Base64URL) UnmarshalJSON(data []byte) error {
 // JSONWebKey is the public part of a key.
 type JSONWebKey struct {
 	Kid    string    `json:"kid,omitempty"` // "https://host/keys/name/version"
-	Kty    string    `json:"kty"`           // RSA-HSM or EC-HSM
+	Kty    string    `json:"kty"`           // RSA-HSM, EC-HSM or oct-HSM
 	KeyOps []string  `json:"key_ops,omitempty"`
 	N      Base64URL `json:"n,omitempty"`
 	E      Base64URL `json:"e,omitempty"`
@@ -65,6 +65,24 @@ type KeyAttributes struct {
 	RecoveryLevel   string `json:"recoveryLevel,omitempty"`
 	RecoverableDays int    `json:"recoverableDays,omitempty"`
 	Exportable      *bool  `json:"exportable,omitempty"`
+	KeySize         int    `json:"key_size,omitempty"` // bits of RSA and oct keys; answers only, since api-version 2026-04-01
+	// Attestation is in the answer of the attestation call only.
+	Attestation *KeyAttestation `json:"attestation,omitempty"`
+}
+
+// KeyAttestation is the HSM's signed word about a key (docs: formats).
+type KeyAttestation struct {
+	CertificatePEMFile    Base64URL `json:"certificatePemFile"`
+	PrivateKeyAttestation Base64URL `json:"privateKeyAttestation"`
+	PublicKeyAttestation  Base64URL `json:"publicKeyAttestation,omitempty"` // not of oct keys
+	Version               string    `json:"version"`
+}
+
+// ReleasePolicy says when an exportable key may leave.
+type ReleasePolicy struct {
+	ContentType string    `json:"contentType,omitempty"`
+	Data        Base64URL `json:"data"` // JSON
+	Immutable   *bool     `json:"immutable,omitempty"`
 }
 
 // KeyBundle is a key as clients see it.
@@ -72,6 +90,8 @@ type KeyBundle struct {
 	Key        JSONWebKey        `json:"key"`
 	Attributes KeyAttributes     `json:"attributes"`
 	Tags       map[string]string `json:"tags,omitempty"`
+	// ReleasePolicy is that of an exportable key.
+	ReleasePolicy *ReleasePolicy `json:"release_policy,omitempty"`
 }
 
 // Deletion is what the answers about deleted keys say besides. Times are Unix seconds.
@@ -110,8 +130,45 @@ type CreateKeyRequest struct {
 	Crv            string            `json:"crv,omitempty"`
 	Attributes     *KeyAttributes    `json:"attributes,omitempty"`
 	Tags           map[string]string `json:"tags,omitempty"`
-	// ReleasePolicy is read only to be refused: keys that leave the HSM are not offered.
-	ReleasePolicy json.RawMessage `json:"release_policy,omitempty"`
+	ReleasePolicy  *ReleasePolicy    `json:"release_policy,omitempty"`
+}
+
+// ImportKeyRequest brings a key from outside.
+type ImportKeyRequest struct {
+	Key           ImportedKey       `json:"key"`
+	HSM           *bool             `json:"Hsm,omitempty"` // every key here is one of an HSM; false is taken too
+	Attributes    *KeyAttributes    `json:"attributes,omitempty"`
+	Tags          map[string]string `json:"tags,omitempty"`
+	ReleasePolicy *ReleasePolicy    `json:"release_policy,omitempty"`
+}
+
+// ImportedKey is a JWK with its private part (RFC 7518 section 6), or with a transfer blob instead of it. Wipe it.
+type ImportedKey struct {
+	Kty    string    `json:"kty"`
+	KeyOps []string  `json:"key_ops,omitempty"`
+	N      Base64URL `json:"n,omitempty"`
+	E      Base64URL `json:"e,omitempty"`
+	D      Base64URL `json:"d,omitempty"`
+	DP     Base64URL `json:"dp,omitempty"`
+	DQ     Base64URL `json:"dq,omitempty"`
+	QI     Base64URL `json:"qi,omitempty"`
+	P      Base64URL `json:"p,omitempty"`
+	Q      Base64URL `json:"q,omitempty"`
+	Crv    string    `json:"crv,omitempty"`
+	X      Base64URL `json:"x,omitempty"`
+	Y      Base64URL `json:"y,omitempty"`
+	K      Base64URL `json:"k,omitempty"`
+	// Transfer is a .byok file (BYOK transfer blob), wrapped for a key of the HSM.
+	Transfer Base64URL `json:"key_hsm,omitempty"`
+	// Others are the primes after the second. They are read only to be refused.
+	Others json.RawMessage `json:"oth,omitempty"`
+}
+
+// Wipe clears the secrets.
+func (k *ImportedKey) Wipe() {
+	for _, b := range [][]byte{k.D, k.DP, k.DQ, k.QI, k.P, k.Q, k.K} {
+		clear(b)
+	}
 }
 
 // UpdateKeyRequest changes attributes, operations and tags of a version. An absent member leaves things as they are.
@@ -125,13 +182,14 @@ type UpdateKeyRequest struct {
 	PublicExponent int             `json:"public_exponent,omitempty"`
 	Crv            string          `json:"crv,omitempty"`
 	Key            json.RawMessage `json:"key,omitempty"`
-	ReleasePolicy  json.RawMessage `json:"release_policy,omitempty"`
+	// ReleasePolicy can be changed until it is immutable.
+	ReleasePolicy *ReleasePolicy `json:"release_policy,omitempty"`
 }
 
 // SignRequest asks for the signature of a digest.
 type SignRequest struct {
-	Alg   string    `json:"alg"`   // JWA name: RS256 … ES512, ES256K
-	Value Base64URL `json:"value"` // the digest, as long as the algorithm's hash
+	Alg   string    `json:"alg"`   // JWA name: RS256 … ES512, ES256K, HS256 …
+	Value Base64URL `json:"value"` // the digest, as long as the algorithm's hash; of any length for HS*
 }
 
 // VerifyRequest asks whether Value is the signature of Digest.
@@ -143,12 +201,11 @@ type VerifyRequest struct {
 
 // KeyOperationRequest is the request of encrypt, decrypt, wrapkey and unwrapkey.
 type KeyOperationRequest struct {
-	Alg   string    `json:"alg"`   // JWA name: RSA-OAEP or RSA-OAEP-256
-	Value Base64URL `json:"value"` // the plaintext, or the ciphertext; nil when it is missing
-	// IV, AAD and Tag belong to AES algorithms; they are read only to be refused.
-	IV  Base64URL `json:"iv,omitempty"`
-	AAD Base64URL `json:"aad,omitempty"`
-	Tag Base64URL `json:"tag,omitempty"`
+	Alg   string    `json:"alg"`          // RSA-OAEP, RSA-OAEP-256, A256GCM …
+	Value Base64URL `json:"value"`        // the plaintext, or the ciphertext; nil when it is missing
+	IV    Base64URL `json:"iv,omitempty"` // GCM: of decryption only; CBC
+	AAD   Base64URL `json:"aad,omitempty"`
+	Tag   Base64URL `json:"tag,omitempty"` // of decryption with GCM
 }
 
 // KeyOperationResult is the outcome of a cryptographic operation.
@@ -156,6 +213,9 @@ type KeyOperationResult struct {
 	Kid   string    `json:"kid"` // with the version that was used
 	Value Base64URL `json:"value"`
 	Alg   string    `json:"alg,omitempty"`
+	IV    Base64URL `json:"iv,omitempty"`  // of encryption with GCM and CBC
+	Tag   Base64URL `json:"tag,omitempty"` // of encryption with GCM
+	AAD   Base64URL `json:"aad,omitempty"` // as it was sent
 }
 
 // VerifyResult says whether a signature holds.

@@ -23,7 +23,7 @@ const (
 	maxDomainFile    = 2 << 20
 	maxKeyFile       = 1 << 20
 	maxSignatureFile = 64 << 10
-	maxBackupFile    = 6 << 20
+	maxBackupFile    = 8 << 20
 )
 
 // readFile reads a file of at most max bytes. It may be a pipe, /dev/stdin say: then it waits for as long as ctx lasts.

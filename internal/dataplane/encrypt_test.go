@@ -88,6 +88,48 @@ func TestFailedDecryptionsLookAlike(t *testing.T) {
 	}
 }
 
+// AES on the wire: what encryption answers is what decryption takes, and the server makes the IV of GCM.
+func TestAESOnTheWire(t *testing.T) {
+	f := newFixture(t, "alpha")
+	f.activate("alpha")
+	if w := f.do(request{method: "POST", path: "/keys/aes/create", body: `{"kty":"oct","key_size":256}`}); w.Code != 200 || !strings.Contains(w.Body.String(), `"kty":"oct-HSM"`) || strings.Contains(w.Body.String(), `"k":`) {
+		t.Fatalf("create: %d %s", w.Code, w.Body)
+	}
+	if w := f.do(request{method: "GET", path: "/keys/aes", query: "api-version=2026-04-01"}); !strings.Contains(w.Body.String(), `"key_size":256`) {
+		t.Errorf("the newest api-version shows the size: %s", w.Body)
+	}
+	if w := f.do(request{method: "GET", path: "/keys/aes"}); strings.Contains(w.Body.String(), "key_size") {
+		t.Errorf("older ones do not: %s", w.Body)
+	}
+	run := func(operation, body string) (out struct{ Kid, Value, Alg, IV, Tag, AAD string }) {
+		t.Helper()
+		w := f.do(request{method: "POST", path: "/keys/aes/" + operation, body: body})
+		if err := json.Unmarshal(w.Body.Bytes(), &out); err != nil || w.Code != 200 {
+			t.Fatalf("%s: %d %s", operation, w.Code, w.Body)
+		}
+		return out
+	}
+	for there, back := range map[string]string{"encrypt": "decrypt", "wrapkey": "unwrapkey"} {
+		sealed := run(there, `{"alg":"A256GCM","value":"c2VjcmV0","aad":"Y29udGV4dA"}`)
+		if len(sealed.IV) != 16 || len(sealed.Tag) != 22 || len(sealed.Value) != 8 || sealed.AAD != "Y29udGV4dA" || sealed.Alg != "A256GCM" {
+			t.Errorf("%s: %+v", there, sealed)
+		}
+		opened := run(back, `{"alg":"A256GCM","value":"`+sealed.Value+`","iv":"`+sealed.IV+`","tag":"`+sealed.Tag+`","aad":"Y29udGV4dA"}`)
+		if opened.Value != "c2VjcmV0" || opened.IV != "" {
+			t.Errorf("%s: %+v", back, opened)
+		}
+		wrapped := run(there, `{"alg":"A256KW","value":"AAECAwQFBgcICQoLDA0ODw"}`)
+		if opened := run(back, `{"alg":"A256KW","value":"`+wrapped.Value+`"}`); opened.Value != "AAECAwQFBgcICQoLDA0ODw" {
+			t.Errorf("%s: %+v", back, opened)
+		}
+	}
+	signed := run("sign", `{"alg":"HS256","value":"c2VjcmV0"}`)
+	w := f.do(request{method: "POST", path: "/keys/aes/verify", body: `{"alg":"HS256","digest":"c2VjcmV0","value":"` + signed.Value + `"}`})
+	if w.Code != 200 || strings.TrimSpace(w.Body.String()) != `{"value":true}` {
+		t.Errorf("verify: %d %s", w.Code, w.Body)
+	}
+}
+
 // createRSA makes a key of 2048 bits on alpha and returns its kid and public part.
 func (f *fixture) createRSA(name string) (kid string, public engine.Public) {
 	f.t.Helper()

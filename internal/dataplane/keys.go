@@ -3,6 +3,7 @@ package dataplane
 import (
 	"context"
 	"encoding/json"
+	"encoding/pem"
 	"math/big"
 	"net/http"
 	"net/url"
@@ -25,21 +26,9 @@ func createKey(ctx context.Context, c *call) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	if given(request.ReleasePolicy) {
-		return answer{}, failure.New(failure.BadParameter, "Non-exportable keys must not have release policy")
-	}
 	p := keys.CreateParams{Type: request.Kty, Bits: request.KeySize, Exponent: request.PublicExponent, Curve: request.Crv, Ops: request.KeyOps, Tags: request.Tags}
-	if a := request.Attributes; a != nil {
-		if a.Exportable != nil && *a.Exportable {
-			return answer{}, failure.New(failure.BadParameter, "exportable keys are not offered: leave attributes.exportable out, or set it to false")
-		}
-		p.Enabled = a.Enabled
-		if p.NotBefore, err = moment("nbf", a.NotBefore); err != nil {
-			return answer{}, err
-		}
-		if p.Expires, err = moment("exp", a.Expires); err != nil {
-			return answer{}, err
-		}
+	if err := describeNew(&p, request.Attributes, request.ReleasePolicy); err != nil {
+		return answer{}, err
 	}
 	k, err := c.keys(ctx)
 	if err != nil {
@@ -50,6 +39,69 @@ func createKey(ctx context.Context, c *call) (answer, error) {
 		return answer{}, err
 	}
 	return ok(c.bundle(key))
+}
+
+// describeNew fills in what creation and import have in common.
+func describeNew(p *keys.CreateParams, a *api.KeyAttributes, policy *api.ReleasePolicy) (err error) {
+	p.ReleasePolicy = releasePolicy(policy)
+	if a == nil {
+		return nil
+	}
+	p.Enabled, p.Exportable = a.Enabled, a.Exportable != nil && *a.Exportable
+	if p.NotBefore, err = moment("nbf", a.NotBefore); err != nil {
+		return err
+	}
+	p.Expires, err = moment("exp", a.Expires)
+	return err
+}
+
+func releasePolicy(p *api.ReleasePolicy) *keys.ReleasePolicy {
+	if p == nil {
+		return nil
+	}
+	return &keys.ReleasePolicy{ContentType: p.ContentType, Data: p.Data, Immutable: p.Immutable != nil && *p.Immutable}
+}
+
+func importKey(ctx context.Context, c *call) (answer, error) {
+	defer clear(c.body) // it holds the key
+	request, err := decode[api.ImportKeyRequest](c)
+	jwk := &request.Key
+	defer jwk.Wipe()
+	if err != nil {
+		return answer{}, err
+	}
+	p := keys.ImportParams{CreateParams: keys.CreateParams{Type: jwk.Kty, Curve: jwk.Crv, Ops: jwk.KeyOps, Tags: request.Tags}, Blob: jwk.Transfer, MorePrimes: given(jwk.Others)}
+	if err := describeNew(&p.CreateParams, request.Attributes, request.ReleasePolicy); err != nil {
+		return answer{}, err
+	}
+	p.Material = engine.Material{N: jwk.N, E: jwk.E, P: secret.Take(jwk.P), Q: secret.Take(jwk.Q), DP: secret.Take(jwk.DP), DQ: secret.Take(jwk.DQ), QI: secret.Take(jwk.QI),
+		X: jwk.X, Y: jwk.Y, D: secret.Take(jwk.D), K: secret.Take(jwk.K)}
+	k, err := c.keys(ctx)
+	if err != nil {
+		return answer{}, err
+	}
+	key, err := k.Import(ctx, c.caller, c.name, p)
+	if err != nil {
+		return answer{}, err
+	}
+	return ok(c.bundle(key))
+}
+
+func attestKey(ctx context.Context, c *call) (answer, error) {
+	k, err := c.keys(ctx)
+	if err != nil {
+		return answer{}, err
+	}
+	key, a, err := k.Attest(ctx, c.caller, c.name, c.version, c.kid)
+	if err != nil {
+		return answer{}, err
+	}
+	bundle := c.bundle(key)
+	bundle.Attributes.Attestation = &api.KeyAttestation{
+		CertificatePEMFile:    pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: a.Certificate}),
+		PrivateKeyAttestation: a.Private, PublicKeyAttestation: a.Public, Version: keys.AttestationVersion,
+	}
+	return ok(bundle)
 }
 
 func getKey(ctx context.Context, c *call) (answer, error) {
@@ -69,13 +121,10 @@ func updateKey(ctx context.Context, c *call) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	switch {
-	case given(request.Key):
+	if given(request.Key) {
 		return answer{}, failure.New(failure.BadParameter, "key material cannot be changed: leave key out, and create a new version")
-	case given(request.ReleasePolicy):
-		return answer{}, failure.New(failure.BadParameter, "Non-exportable keys must not have release policy")
 	}
-	p := keys.UpdateParams{Ops: request.KeyOps, Tags: request.Tags,
+	p := keys.UpdateParams{Ops: request.KeyOps, Tags: request.Tags, ReleasePolicy: releasePolicy(request.ReleasePolicy),
 		Type: request.Kty, Bits: request.KeySize, Exponent: request.PublicExponent, Curve: request.Crv}
 	if a := request.Attributes; a != nil {
 		p.Enabled, p.Exportable = a.Enabled, a.Exportable
@@ -236,7 +285,7 @@ func verifySignature(ctx context.Context, c *call) (answer, error) {
 }
 
 // encryptWith is encrypt and wrapkey, which differ in the method of keys that they call.
-func encryptWith(use func(k *keys.Keys, ctx context.Context, caller access.Caller, name, version, alg string, plaintext secret.Bytes) (keys.EncryptResult, error)) func(context.Context, *call) (answer, error) {
+func encryptWith(use func(k *keys.Keys, ctx context.Context, caller access.Caller, name, version, alg string, plaintext secret.Bytes, x keys.Extras) (keys.EncryptResult, error)) func(context.Context, *call) (answer, error) {
 	return func(ctx context.Context, c *call) (answer, error) {
 		defer clear(c.body) // the plaintext may be a key
 		request, err := decodeOperation(c)
@@ -249,16 +298,16 @@ func encryptWith(use func(k *keys.Keys, ctx context.Context, caller access.Calle
 		if err != nil {
 			return answer{}, err
 		}
-		r, err := use(k, ctx, c.caller, c.name, c.version, request.Alg, plaintext)
+		r, err := use(k, ctx, c.caller, c.name, c.version, request.Alg, plaintext, extras(request))
 		if err != nil {
 			return answer{}, err
 		}
-		return ok(api.KeyOperationResult{Kid: c.kid(r.Name, r.Version), Value: r.Ciphertext, Alg: request.Alg})
+		return ok(api.KeyOperationResult{Kid: c.kid(r.Name, r.Version), Value: r.Value, Alg: request.Alg, IV: r.IV, Tag: r.Tag, AAD: request.AAD})
 	}
 }
 
 // decryptWith is decrypt and unwrapkey.
-func decryptWith(use func(k *keys.Keys, ctx context.Context, caller access.Caller, name, version, alg string, ciphertext []byte) (keys.DecryptResult, error)) func(context.Context, *call) (answer, error) {
+func decryptWith(use func(k *keys.Keys, ctx context.Context, caller access.Caller, name, version, alg string, ciphertext []byte, x keys.Extras) (keys.DecryptResult, error)) func(context.Context, *call) (answer, error) {
 	return func(ctx context.Context, c *call) (answer, error) {
 		request, err := decodeOperation(c)
 		if err != nil {
@@ -268,7 +317,7 @@ func decryptWith(use func(k *keys.Keys, ctx context.Context, caller access.Calle
 		if err != nil {
 			return answer{}, err
 		}
-		r, err := use(k, ctx, c.caller, c.name, c.version, request.Alg, request.Value)
+		r, err := use(k, ctx, c.caller, c.name, c.version, request.Alg, request.Value, extras(request))
 		if err != nil {
 			return answer{}, err
 		}
@@ -287,10 +336,11 @@ func decodeOperation(c *call) (api.KeyOperationRequest, error) {
 	if request.Value == nil {
 		return request, failure.New(failure.BadParameter, "value is missing; send the bytes as base64url without padding")
 	}
-	if len(request.IV)+len(request.AAD)+len(request.Tag) > 0 {
-		return request, failure.New(failure.BadParameter, "iv, aad and tag are for AES algorithms, which this server does not have; RSA-OAEP and RSA-OAEP-256 take alg and value")
-	}
 	return request, nil
+}
+
+func extras(r api.KeyOperationRequest) keys.Extras {
+	return keys.Extras{IV: r.IV, AAD: r.AAD, Tag: r.Tag}
 }
 
 func backupKey(ctx context.Context, c *call) (answer, error) {
@@ -358,7 +408,14 @@ func (c *call) bundle(k keys.Key) api.KeyBundle {
 		size := fieldBytes[k.Public.Curve]
 		jwk.Crv, jwk.X, jwk.Y = k.Public.Curve, k.Public.X.FillBytes(make([]byte, size)), k.Public.Y.FillBytes(make([]byte, size))
 	}
-	return api.KeyBundle{Key: jwk, Attributes: attributes(k.Attributes), Tags: k.Tags}
+	b := api.KeyBundle{Key: jwk, Attributes: attributes(k.Attributes), Tags: k.Tags}
+	if k.ReleasePolicy != nil {
+		b.ReleasePolicy = &api.ReleasePolicy{ContentType: k.ReleasePolicy.ContentType, Data: k.ReleasePolicy.Data, Immutable: &k.ReleasePolicy.Immutable}
+	}
+	if c.query.Get("api-version") == "2026-04-01" { // the first that knows of it
+		b.Attributes.KeySize = k.Public.Spec().Bits
+	}
+	return b
 }
 
 func (c *call) deletedBundle(k keys.DeletedKey) api.DeletedKeyBundle {

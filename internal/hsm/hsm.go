@@ -427,7 +427,10 @@ func (h *HSM) Keys(ctx context.Context) (*keys.Keys, error) {
 		},
 		RetentionDays: rec.Retention, PurgeProtection: rec.PurgeProtect,
 		DomainID: func() (string, error) { return h.s.domainID(h.id) },
-		Engine:   func() (engine.Engine, error) { return h.s.engine(h.id) },
+		Statement: func(ctx context.Context, typ string, payload []byte) (jws, certificate []byte, err error) {
+			return h.s.statement(ctx, h.id, typ, payload)
+		},
+		Engine: func() (engine.Engine, error) { return h.s.engine(h.id) },
 		Alive: func(r store.Reader) error {
 			rec, err := h.s.load(r, h.id)
 			if err == nil && rec.Deleted != nil {

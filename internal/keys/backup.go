@@ -24,14 +24,14 @@ import (
 // version and immutable attributes, and only the engine opens it.
 const (
 	backupMagic   = "strongroom-key-backup"
-	backupVersion = 1
+	backupVersion = 2 // version 1 knew no oct keys, imported keys and release policies; it is read
 	domainIDSize  = 32
 	backupHeader  = len(backupMagic) + 1 + domainIDSize + engine.SaltSize
 
 	// MaxBackup bounds a backup in bytes. It has room for the largest key there can be: MaxVersions versions of
-	// RSA-4096, each with all the tags it may have, written in JSON's longest form. Whoever carries backups in
+	// RSA-4096, each with all the tags and the release policy it may have, written in JSON's longest form. Whoever carries backups in
 	// base64 needs a third more.
-	MaxBackup = 6 << 20
+	MaxBackup = 8 << 20
 )
 
 // backupBody is the plaintext of a backup. In Versions, Sealed holds the exported form of the material, and the
@@ -206,8 +206,8 @@ func parseBackup(blob []byte) (backup, error) {
 	if !ok {
 		return backup{}, failure.New(failure.BadParameter, "this is not a Strongroom key backup; send the value exactly as the backup call returned it. Backups made by Azure open only in Azure")
 	}
-	if len(rest) > 0 && rest[0] != backupVersion {
-		return backup{}, failure.New(failure.BadParameter, "the key backup has format version %d and this server reads version %d; use a newer server", rest[0], backupVersion)
+	if len(rest) > 0 && (rest[0] < 1 || rest[0] > backupVersion) {
+		return backup{}, failure.New(failure.BadParameter, "the key backup has format version %d and this server reads versions 1 to %d; use a newer server", rest[0], backupVersion)
 	}
 	if len(blob) <= backupHeader {
 		return backup{}, damaged(errors.New("it ends inside its header"))
@@ -236,7 +236,7 @@ func parseBody(plain []byte) (body backupBody, lower string, err error) {
 			return body, "", damaged(errors.New("a version ID is malformed or comes twice"))
 		}
 		seen[v.ID] = true
-		if opsByType[v.Type] == nil || v.Exportable || !v.HSM || len(v.N)+len(v.X)+len(v.Y)+v.E != 0 {
+		if opsByType[v.Type] == nil || !v.HSM || len(v.N)+len(v.X)+len(v.Y)+v.E != 0 {
 			return body, "", damaged(errors.New("a version is of a kind that this server does not make"))
 		}
 		for _, at := range []int64{v.Created, v.Updated} {

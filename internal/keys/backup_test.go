@@ -2,6 +2,8 @@ package keys
 
 import (
 	"bytes"
+	"crypto/hmac"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -144,9 +146,9 @@ func TestDamagedBackups(t *testing.T) {
 		refuses("too large", append(slices.Clone(blob), make([]byte, MaxBackup)...), failure.TooLarge)
 	})
 	future := slices.Clone(blob)
-	future[len(backupMagic)] = 2
+	future[len(backupMagic)] = 3
 	_, err = target.Restore(t.Context(), alice, future)
-	if f := wantKind(t, err, failure.BadParameter); !strings.Contains(f.Message, "version 2") {
+	if f := wantKind(t, err, failure.BadParameter); !strings.Contains(f.Message, "version 3") {
 		t.Errorf("a backup of a later version: %s", f.Message)
 	}
 	if _, err := target.Restore(t.Context(), alice, blob); err != nil {
@@ -182,7 +184,7 @@ func TestRestoreChecksTheBody(t *testing.T) {
 		"101 versions":       func(b *backupBody) { b.Versions = slices.Repeat(b.Versions, 101) },
 		"a version's ID":     func(b *backupBody) { b.Versions[0].ID = strings.Repeat("A", 32) },
 		"another version ID": func(b *backupBody) { b.Versions[0].ID = strings.Repeat("a", 32) },
-		"unknown type":       func(b *backupBody) { b.Versions[0].Type = "oct-HSM" },
+		"unknown type":       func(b *backupBody) { b.Versions[0].Type = "RSA" },
 		"another type": func(b *backupBody) {
 			b.Versions[0].Type, b.Versions[0].Bits, b.Versions[0].Curve = engine.RSA, 2048, ""
 		},
@@ -245,7 +247,10 @@ func TestLargestBackupFits(t *testing.T) {
 		body.Versions = append(body.Versions, versionRecord{
 			ID: strings.Repeat("0", 32), Created: maxTime, Updated: maxTime, Enabled: true, NotBefore: ptr[int64](maxTime - 1), Expires: ptr[int64](maxTime),
 			Ops: opsByType[engine.RSA], Tags: tags, Type: engine.RSA, Bits: 4096, HSM: true, Sealed: make([]byte, 2600),
+			Exportable: true, Release: &releasePolicy{ContentType: defaultPolicyType, Data: []byte(`"` + strings.Repeat("p", 4<<10) + `" `), Immutable: true},
 		})
+		v := &body.Versions[len(body.Versions)-1]
+		v.Release.Data = append(v.Release.Data, bytes.Repeat([]byte(" "), maxPolicy-len(v.Release.Data))...)
 	}
 	if err := body.Versions[0].checkAttributes(engine.RSA); err != nil {
 		t.Fatalf("the largest attributes are refused: %v", err)
@@ -355,6 +360,62 @@ func TestVersion2StaysReadable(t *testing.T) {
 	}
 }
 
+// Version 3 of records and version 2 of backups, with oct, imported and exportable keys, are read for ever too.
+func TestVersion3StaysReadable(t *testing.T) {
+	data, err := os.ReadFile("testdata/records-v3.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var records map[string]string
+	if err := json.Unmarshal(data, &records); err != nil || len(records) != 10 {
+		t.Fatalf("%d golden records, %v; want 10", len(records), err)
+	}
+	b, other := newBench(t, memory.New(), alphaID, ownDomain), newBench(t, memory.New(), betaID, ownDomain)
+	overwrite(t, b.store, records)
+	for name, file := range map[string]string{"golden-oct": "backup-v2.bin", "golden-leaver": "backup-v2-exportable.bin"} {
+		blob, err := os.ReadFile("testdata/" + file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := other.Restore(t.Context(), alice, blob); err != nil {
+			t.Fatalf("%s: %v", file, err)
+		}
+		items, err := b.everyVersion(t, name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, item := range items {
+			want, err := b.Get(t.Context(), alice, name, item.Version)
+			if err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
+			got, err := other.Get(t.Context(), alice, name, item.Version)
+			if diff := cmp.Diff(want, got, sameKeys); err != nil || diff != "" {
+				t.Errorf("%s: records and backup differ (%v): %s", name, err, diff)
+			}
+		}
+	}
+	items, err := b.everyVersion(t, "golden-oct")
+	if err != nil || len(items) != 2 || items[0].Tags["kept"] != "for ever" {
+		t.Fatalf("golden-oct: %+v, %v", items, err)
+	}
+	h := hmac.New(sha256.New, []byte("0123456789abcdef"))
+	h.Write(digest())
+	if signed, err := b.Sign(t.Context(), alice, "golden-oct", items[0].Version, "HS256", digest()); err != nil || !bytes.Equal(signed.Signature, h.Sum(nil)) {
+		t.Errorf("golden-oct holds another key than was imported, or %v", err)
+	}
+	leaver, err := b.Get(t.Context(), alice, "golden-leaver", "")
+	if err != nil || !leaver.Exportable || !leaver.ReleasePolicy.Immutable || !bytes.Equal(leaver.ReleasePolicy.Data, anyPolicy().Data) || leaver.Public.Curve != engine.P256K {
+		t.Errorf("golden-leaver: %+v, %v", leaver, err)
+	}
+	if _, err := b.Recover(t.Context(), alice, "deleted-rsa"); err != nil {
+		t.Error(err)
+	}
+	if key, err := b.Get(t.Context(), alice, "deleted-rsa", ""); err != nil || key.Public.E != 65539 {
+		t.Errorf("deleted-rsa: %+v, %v", key, err)
+	}
+}
+
 // FuzzParseBackup feeds blobs from outside. What parses is a header of fixed length and a body, and put together
 // again is the blob.
 func FuzzParseBackup(f *testing.F) {
@@ -389,6 +450,7 @@ func FuzzParseBackup(f *testing.F) {
 func FuzzParseBody(f *testing.F) {
 	f.Add([]byte(`{"name":"k","versions":[{"id":"00000000000000000000000000000000","created":1,"updated":1,"enabled":true,"key_ops":["sign"],"kty":"EC-HSM","crv":"P-256","exportable":false,"hsm":true,"sealed":"AA=="}]}`))
 	f.Add([]byte(`{"name":"k","versions":[{"id":"00000000000000000000000000000000","created":1,"updated":1,"enabled":false,"nbf":1,"exp":2,"key_ops":["import"],"tags":{"a":"b"},"kty":"RSA-HSM","bits":2048,"exportable":false,"hsm":true,"sealed":"AA=="}]}`))
+	f.Add([]byte(`{"name":"k","versions":[{"id":"00000000000000000000000000000000","created":1,"updated":1,"enabled":true,"key_ops":["sign","export"],"release_policy":{"content_type":"application/json","data":"e30="},"imported":true,"kty":"oct-HSM","bits":128,"exportable":true,"hsm":true,"sealed":"AA=="}]}`))
 	f.Add([]byte(`{"name":"k","versions":[]}`))
 	f.Add([]byte(`[[[[`))
 	f.Fuzz(func(t *testing.T, plain []byte) {

@@ -49,7 +49,7 @@ func TestDeleteAndRecover(t *testing.T) {
 	}
 	neighbour := b.create(t, "my-key-2", CreateParams{})
 	before := dump(t, b.store)
-	ciphertext, err := b.Encrypt(t.Context(), alice, "my-key", made[0].Version, engine.RSAOAEP256, secret.Take([]byte("plain")))
+	ciphertext, err := b.Encrypt(t.Context(), alice, "my-key", made[0].Version, engine.RSAOAEP256, secret.Take([]byte("plain")), Extras{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -69,10 +69,10 @@ func TestDeleteAndRecover(t *testing.T) {
 		_, all["update"] = b.Update(ctx, alice, name, version, UpdateParams{Enabled: ptr(true)})
 		_, all["sign"] = b.Sign(ctx, alice, name, version, "RS256", digest())
 		_, all["verify"] = b.Verify(ctx, alice, name, version, "RS256", digest(), make([]byte, 256))
-		_, all["encrypt"] = b.Encrypt(ctx, alice, name, version, engine.RSAOAEP256, secret.Take([]byte("plain")))
-		_, all["decrypt"] = b.Decrypt(ctx, alice, name, version, engine.RSAOAEP256, ciphertext.Ciphertext)
-		_, all["wrap"] = b.WrapKey(ctx, alice, name, version, engine.RSAOAEP256, secret.Take([]byte("plain")))
-		_, all["unwrap"] = b.UnwrapKey(ctx, alice, name, version, engine.RSAOAEP256, ciphertext.Ciphertext)
+		_, all["encrypt"] = b.Encrypt(ctx, alice, name, version, engine.RSAOAEP256, secret.Take([]byte("plain")), Extras{})
+		_, all["decrypt"] = b.Decrypt(ctx, alice, name, version, engine.RSAOAEP256, ciphertext.Value, Extras{})
+		_, all["wrap"] = b.WrapKey(ctx, alice, name, version, engine.RSAOAEP256, secret.Take([]byte("plain")), Extras{})
+		_, all["unwrap"] = b.UnwrapKey(ctx, alice, name, version, engine.RSAOAEP256, ciphertext.Value, Extras{})
 		_, all["versions"] = b.ListVersions(ctx, alice, name, "", 0)
 		_, all["backup"] = b.Backup(ctx, alice, name)
 		_, all["delete"] = b.Delete(ctx, alice, name)
@@ -107,7 +107,7 @@ func TestDeleteAndRecover(t *testing.T) {
 	if diff := cmp.Diff(before, after); diff != "" {
 		t.Errorf("after the recovery the store is another one: %s", diff)
 	}
-	opened, err := b.Decrypt(t.Context(), alice, "my-key", made[0].Version, engine.RSAOAEP256, ciphertext.Ciphertext)
+	opened, err := b.Decrypt(t.Context(), alice, "my-key", made[0].Version, engine.RSAOAEP256, ciphertext.Value, Extras{})
 	if err != nil || string(opened.Plaintext.Reveal()) != "plain" {
 		t.Errorf("decrypt with the recovered key: %v", err)
 	}

@@ -22,8 +22,8 @@ import (
 // pair is a way to encrypt and the way back.
 type pair struct {
 	encryptOp, decryptOp string
-	encrypt              func(k *Keys, ctx context.Context, caller access.Caller, name, version, alg string, plaintext secret.Bytes) (EncryptResult, error)
-	decrypt              func(k *Keys, ctx context.Context, caller access.Caller, name, version, alg string, ciphertext []byte) (DecryptResult, error)
+	encrypt              func(k *Keys, ctx context.Context, caller access.Caller, name, version, alg string, plaintext secret.Bytes, x Extras) (EncryptResult, error)
+	decrypt              func(k *Keys, ctx context.Context, caller access.Caller, name, version, alg string, ciphertext []byte, x Extras) (DecryptResult, error)
 }
 
 var pairs = []pair{
@@ -41,31 +41,31 @@ func TestEncryptAndDecrypt(t *testing.T) {
 	for _, p := range pairs {
 		for _, alg := range []string{engine.RSAOAEP, engine.RSAOAEP256} {
 			plain := contentKey()
-			sealed, err := p.encrypt(b.Keys, t.Context(), alice, "tenant-KEY", "", alg, plain)
-			if err != nil || sealed.Name != "Tenant-Key" || sealed.Version != first.Version || len(sealed.Ciphertext) != 256 {
+			sealed, err := p.encrypt(b.Keys, t.Context(), alice, "tenant-KEY", "", alg, plain, Extras{})
+			if err != nil || sealed.Name != "Tenant-Key" || sealed.Version != first.Version || len(sealed.Value) != 256 {
 				t.Fatalf("%s %s: %+v, %v", p.encryptOp, alg, sealed, err)
 			}
 			if !plain.Equal(contentKey()) {
 				t.Errorf("%s %s changed the caller's plaintext", p.encryptOp, alg)
 			}
 			for _, version := range []string{"", strings.ToUpper(first.Version)} {
-				got, err := p.decrypt(b.Keys, t.Context(), alice, "Tenant-Key", version, alg, sealed.Ciphertext)
+				got, err := p.decrypt(b.Keys, t.Context(), alice, "Tenant-Key", version, alg, sealed.Value, Extras{})
 				if err != nil || got.Name != "Tenant-Key" || got.Version != first.Version || !got.Plaintext.Equal(plain) {
 					t.Errorf("%s %s: %+v, %v", p.decryptOp, alg, got, err)
 				}
 			}
 		}
 	}
-	sealed, err := b.WrapKey(t.Context(), alice, "Tenant-Key", "", engine.RSAOAEP256, contentKey())
+	sealed, err := b.WrapKey(t.Context(), alice, "Tenant-Key", "", engine.RSAOAEP256, contentKey(), Extras{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	b.create(t, "Tenant-Key", CreateParams{Type: "RSA"})
-	got, err := b.UnwrapKey(t.Context(), alice, "Tenant-Key", sealed.Version, engine.RSAOAEP256, sealed.Ciphertext)
+	got, err := b.UnwrapKey(t.Context(), alice, "Tenant-Key", sealed.Version, engine.RSAOAEP256, sealed.Value, Extras{})
 	if err != nil || !got.Plaintext.Equal(contentKey()) {
 		t.Errorf("with the older version: %v", err)
 	}
-	_, err = b.UnwrapKey(t.Context(), alice, "Tenant-Key", "", engine.RSAOAEP256, sealed.Ciphertext)
+	_, err = b.UnwrapKey(t.Context(), alice, "Tenant-Key", "", engine.RSAOAEP256, sealed.Value, Extras{})
 	wantKind(t, err, failure.BadParameter)
 }
 
@@ -122,9 +122,9 @@ func TestEncryptionIsPermitted(t *testing.T) {
 			}
 			for _, version := range []string{"", key.Version} {
 				for _, p := range pairs {
-					sealed, err := p.encrypt(b.Keys, t.Context(), alice, "k", version, engine.RSAOAEP, contentKey())
-					check(p.encryptOp, len(sealed.Ciphertext), err)
-					opened, err := p.decrypt(b.Keys, t.Context(), alice, "k", version, engine.RSAOAEP, ciphertext)
+					sealed, err := p.encrypt(b.Keys, t.Context(), alice, "k", version, engine.RSAOAEP, contentKey(), Extras{})
+					check(p.encryptOp, len(sealed.Value), err)
+					opened, err := p.decrypt(b.Keys, t.Context(), alice, "k", version, engine.RSAOAEP, ciphertext, Extras{})
 					check(p.decryptOp, opened.Plaintext.Len(), err)
 				}
 			}
@@ -145,7 +145,7 @@ func TestDamagedCiphertextsAnswerAlike(t *testing.T) {
 		}
 		for _, p := range pairs {
 			for name, ciphertext := range table {
-				got, err := p.decrypt(b.Keys, t.Context(), alice, "k", "", alg, ciphertext)
+				got, err := p.decrypt(b.Keys, t.Context(), alice, "k", "", alg, ciphertext, Extras{})
 				f := wantKind(t, err, failure.BadParameter)
 				if !got.Plaintext.IsZero() {
 					t.Errorf("%s %s, %s: a plaintext came with the error", p.decryptOp, alg, name)
@@ -198,10 +198,10 @@ func TestEncryptionRefuses(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			tooLong := strings.Contains(row.says, "at most") || strings.Contains(row.says, "60000")
 			for _, p := range pairs {
-				sealed, err := p.encrypt(b.Keys, t.Context(), alice, row.key, row.version, row.alg, secret.Take(make([]byte, row.size)))
+				sealed, err := p.encrypt(b.Keys, t.Context(), alice, row.key, row.version, row.alg, secret.Take(make([]byte, row.size)), Extras{})
 				errs := []error{err}
 				if !tooLong {
-					_, err := p.decrypt(b.Keys, t.Context(), alice, row.key, row.version, row.alg, make([]byte, 256))
+					_, err := p.decrypt(b.Keys, t.Context(), alice, row.key, row.version, row.alg, make([]byte, 256), Extras{})
 					errs = append(errs, err)
 				}
 				for _, err := range errs {
@@ -209,7 +209,7 @@ func TestEncryptionRefuses(t *testing.T) {
 						t.Errorf("the message is %q, want one with %q", f.Message, row.says)
 					}
 				}
-				if sealed.Ciphertext != nil {
+				if sealed.Value != nil {
 					t.Error("a ciphertext came with the error")
 				}
 			}

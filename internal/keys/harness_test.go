@@ -89,8 +89,11 @@ func newBench(t testing.TB, s *memory.Store, hsm, domain string) *bench {
 			return b.deny
 		},
 		DomainID: func() (string, error) { return domain, nil },
-		Alive:    func(store.Reader) error { return nil },
-		Engine:   func() (engine.Engine, error) { return eng, nil },
+		Statement: func(_ context.Context, typ string, payload []byte) ([]byte, []byte, error) {
+			return []byte(typ + "." + string(payload)), []byte("certificate of " + domain), nil
+		},
+		Alive:  func(store.Reader) error { return nil },
+		Engine: func() (engine.Engine, error) { return eng, nil },
 	})
 	return b
 }
@@ -225,6 +228,11 @@ func (b *bench) everyVersion(t testing.TB, name string) ([]Item, error) {
 
 // sortedKeys makes loops over a map come in one order.
 func sortedKeys(m map[string]string) []string { return slices.Sorted(maps.Keys(m)) }
+
+// anyPolicy is a release policy that says something.
+func anyPolicy() *ReleasePolicy {
+	return &ReleasePolicy{Data: []byte(`{"version":"1.0.0","anyOf":[{"authority":"https://attest.example","allOf":[{"claim":"secure","equals":true}]}]}`)}
+}
 
 func ptr[T any](v T) *T { return &v }
 

@@ -46,11 +46,14 @@ type Config struct {
 	PurgeProtection bool
 	// DomainID is the hex SHA-256 that names the HSM's security domain (64 lower-case digits).
 	DomainID func() (string, error)
+	// Statement signs a payload with the domain's signing key, as a JWS in compact form with the given typ in its
+	// header (RFC 7515, ES384). It also returns the certificate of that key, in DER.
+	Statement func(ctx context.Context, typ string, payload []byte) (jws, certificate []byte, err error)
 	// Alive returns nil while the HSM is there. It is called inside every transaction that writes, so that no key is
 	// written to an HSM that was deleted while the key was made.
 	Alive func(r store.Reader) error
-	// Engine is the engine of the HSM's domain, or a failure.NotActivated. Neither it nor DomainID is called
-	// inside a transaction.
+	// Engine is the engine of the HSM's domain, or a failure.NotActivated. None of it, DomainID and Statement is
+	// called inside a transaction.
 	Engine func() (engine.Engine, error)
 }
 
@@ -75,7 +78,8 @@ type Key struct {
 	Public  engine.Public
 	Ops     []string // what it may be used for (key_ops)
 	Attributes
-	Tags map[string]string
+	Tags          map[string]string
+	ReleasePolicy *ReleasePolicy // nil unless Exportable
 }
 
 // Attributes of a version. Times have a resolution of one second.
@@ -83,7 +87,7 @@ type Attributes struct {
 	Enabled            bool
 	NotBefore, Expires *time.Time // nil: no bound; NotBefore is inside the window, Expires is not
 	Created, Updated   time.Time
-	Exportable         bool // always false: no release policies exist
+	Exportable         bool // the key may leave, as its release policy says
 	RecoverableDays    int
 	RecoveryLevel      string
 }

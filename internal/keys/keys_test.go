@@ -110,13 +110,21 @@ func TestCreateRefuses(t *testing.T) {
 		"no type":                 {"k", CreateParams{}, failure.BadParameter},
 		"unknown type":            {"k", CreateParams{Type: "<canary>"}, failure.BadParameter},
 		"type in lower case":      {"k", CreateParams{Type: "rsa"}, failure.BadParameter},
-		"oct":                     {"k", CreateParams{Type: "oct"}, failure.Unsupported},
-		"oct-HSM":                 {"k", CreateParams{Type: "oct-HSM", Bits: 256}, failure.Unsupported},
+		"oct of 512 bits":         {"k", CreateParams{Type: "oct", Bits: 512}, failure.BadParameter},
+		"oct with a curve":        {"k", CreateParams{Type: "oct-HSM", Curve: engine.P256}, failure.BadParameter},
+		"oct with an exponent":    {"k", CreateParams{Type: "oct-HSM", Exponent: 65537}, failure.BadParameter},
+		"oct that imports":        {"k", CreateParams{Type: "oct-HSM", Ops: []string{"import"}}, failure.BadParameter},
+		"exportable, no policy":   {"k", CreateParams{Type: "EC", Exportable: true}, failure.BadParameter},
+		"policy, not exportable":  {"k", CreateParams{Type: "EC", ReleasePolicy: &ReleasePolicy{Data: []byte(`{}`)}}, failure.BadParameter},
+		"policy that is no JSON":  {"k", CreateParams{Type: "EC", Exportable: true, ReleasePolicy: &ReleasePolicy{Data: []byte(`<canary>`)}}, failure.BadParameter},
+		"policy that is too long": {"k", CreateParams{Type: "EC", Exportable: true, ReleasePolicy: &ReleasePolicy{Data: []byte(`"` + strings.Repeat("x", 11<<10) + `"`)}}, failure.BadParameter},
+		"policy of another kind":  {"k", CreateParams{Type: "EC", Exportable: true, ReleasePolicy: &ReleasePolicy{ContentType: "text/canary", Data: []byte(`{}`)}}, failure.BadParameter},
+		"exportable and imports":  {"k", CreateParams{Type: "RSA", Exportable: true, ReleasePolicy: anyPolicy(), Ops: []string{"import"}}, failure.BadParameter},
 		"RSA of 1024 bits":        {"k", CreateParams{Type: "RSA", Bits: 1024}, failure.BadParameter},
 		"RSA of negative size":    {"k", CreateParams{Type: "RSA", Bits: -2048}, failure.BadParameter},
 		"RSA with exponent 3":     {"k", CreateParams{Type: "RSA", Exponent: 3}, failure.BadParameter},
 		"RSA with an even one":    {"k", CreateParams{Type: "RSA", Exponent: 1 << 20}, failure.BadParameter},
-		"RSA with a rare one":     {"k", CreateParams{Type: "RSA", Exponent: 1<<17 + 1}, failure.Unsupported},
+		"RSA with a huge one":     {"k", CreateParams{Type: "RSA", Exponent: 1<<31 + 1}, failure.BadParameter},
 		"RSA with a curve":        {"k", CreateParams{Type: "RSA", Curve: engine.P256}, failure.BadParameter},
 		"EC with a size":          {"k", CreateParams{Type: "EC", Bits: 256}, failure.BadParameter},
 		"EC with an exponent":     {"k", CreateParams{Type: "EC", Exponent: 65537}, failure.BadParameter},
@@ -335,11 +343,11 @@ func newStock(t *testing.T) (s stock) {
 	b.create(t, "Restored", CreateParams{})
 	b.create(t, "Gone-Key", CreateParams{})
 	b.create(t, "My-RSA", CreateParams{Type: "RSA"})
-	made, err := b.Encrypt(t.Context(), alice, "My-RSA", "", engine.RSAOAEP256, secret.Take([]byte("plain")))
+	made, err := b.Encrypt(t.Context(), alice, "My-RSA", "", engine.RSAOAEP256, secret.Take([]byte("plain")), Extras{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.ciphertext = made.Ciphertext
+	s.ciphertext = made.Value
 	for name, blob := range map[string]*[]byte{"Restored": &s.restored, "Gone-Key": &s.gone, "My-RSA": &s.rsa} {
 		if *blob, err = b.Backup(t.Context(), alice, name); err != nil {
 			t.Fatal(err)
@@ -382,6 +390,14 @@ func calls(t *testing.T, s stock) map[string]struct {
 			_, err := b.Create(ctx, alice, "My-Key", CreateParams{Type: "EC"})
 			return err
 		}},
+		"Import": {access.KeyImport, "/keys/my-key", func(b *bench) error {
+			_, err := b.Import(ctx, alice, "My-Key", ImportParams{CreateParams: CreateParams{Type: "oct"}, Material: engine.Material{K: secret.Take(make([]byte, 32))}})
+			return err
+		}},
+		"Attest": {access.KeyRead, "/keys/my-key", func(b *bench) error {
+			_, _, err := b.Attest(ctx, alice, "My-Key", "", func(name, version string) string { return name })
+			return err
+		}},
 		"Get":  {access.KeyRead, "/keys/my-key", func(b *bench) error { _, err := b.Get(ctx, alice, "My-Key", ""); return err }},
 		"List": {access.KeyRead, "/keys", func(b *bench) error { _, err := b.List(ctx, alice, "", 0); return err }},
 		"ListVersions": {access.KeyRead, "/keys/my-key", func(b *bench) error {
@@ -421,19 +437,19 @@ func calls(t *testing.T, s stock) map[string]struct {
 		"Backup":  {access.KeyBackup, "/keys/my-key", func(b *bench) error { _, err := b.Backup(ctx, alice, "My-Key"); return err }},
 		"Restore": {access.KeyRestore, "/keys", func(b *bench) error { _, err := b.Restore(ctx, alice, s.restored); return err }},
 		"Encrypt": {access.KeyEncrypt, "/keys/my-rsa", func(b *bench) error {
-			_, err := b.Encrypt(ctx, alice, "My-RSA", "", engine.RSAOAEP256, secret.Take([]byte("plain")))
+			_, err := b.Encrypt(ctx, alice, "My-RSA", "", engine.RSAOAEP256, secret.Take([]byte("plain")), Extras{})
 			return err
 		}},
 		"Decrypt": {access.KeyDecrypt, "/keys/my-rsa", func(b *bench) error {
-			_, err := b.Decrypt(ctx, alice, "My-RSA", "", engine.RSAOAEP256, s.ciphertext)
+			_, err := b.Decrypt(ctx, alice, "My-RSA", "", engine.RSAOAEP256, s.ciphertext, Extras{})
 			return err
 		}},
 		"WrapKey": {access.KeyWrap, "/keys/my-rsa", func(b *bench) error {
-			_, err := b.WrapKey(ctx, alice, "My-RSA", "", engine.RSAOAEP256, secret.Take([]byte("plain")))
+			_, err := b.WrapKey(ctx, alice, "My-RSA", "", engine.RSAOAEP256, secret.Take([]byte("plain")), Extras{})
 			return err
 		}},
 		"UnwrapKey": {access.KeyUnwrap, "/keys/my-rsa", func(b *bench) error {
-			_, err := b.UnwrapKey(ctx, alice, "My-RSA", "", engine.RSAOAEP256, s.ciphertext)
+			_, err := b.UnwrapKey(ctx, alice, "My-RSA", "", engine.RSAOAEP256, s.ciphertext, Extras{})
 			return err
 		}},
 	}

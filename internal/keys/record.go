@@ -28,7 +28,7 @@ import (
 //	hsm/<id>/keycount              how many keys there are, deleted ones too, for the limit
 //	hsm/<id>/keyserved             for how long the HSM has been served while deleted keys waited
 //
-// <name> is in lower case. Every value is JSON: {"v":2, "mac":…, "body":{…}}. The code is the engine's MAC over
+// <name> is in lower case. Every value is JSON: {"v":3, "mac":…, "body":{…}}. The code is the engine's MAC over
 // version, path and the bytes of body, so a record can neither be edited nor stand in another place. The key's record
 // holds the codes of its versions' records and its policy's as well, so an older state of one of them is noticed; and a version
 // after the last one that the key knows, versions without a key, or a key that is deleted and is not, show that the
@@ -37,8 +37,9 @@ import (
 //
 // The material is besides sealed by the engine under the binding of [versionRecord.binding].
 //
-// Version 1 knew no deleted keys and no policies; it is read, and written anew as version 2 whenever the record changes.
-const recordVersion = 2
+// Version 1 knew no deleted keys and no rotation policies, version 2 no oct keys, imported keys and release policies.
+// Both are read, and written anew as version 3 whenever the record changes.
+const recordVersion = 3
 
 // keyRecord is the body of a key.
 type keyRecord struct {
@@ -66,9 +67,14 @@ type versionRecord struct {
 	Ops       []string          `json:"key_ops"`
 	Tags      map[string]string `json:"tags,omitempty"`
 
+	// Release says when the key may leave; set exactly if Exportable. Once it is immutable it is part of the binding.
+	Release *releasePolicy `json:"release_policy,omitempty"`
+	// Imported says that the material came from outside.
+	Imported bool `json:"imported,omitempty"`
+
 	// Immutable: part of the binding.
 	Type       engine.Type `json:"kty"`
-	Bits       int         `json:"bits,omitempty"` // RSA
+	Bits       int         `json:"bits,omitempty"` // RSA and oct
 	Curve      string      `json:"crv,omitempty"`  // EC
 	Exportable bool        `json:"exportable"`
 	HSM        bool        `json:"hsm"` // the key may only be used by an engine; always true
@@ -125,7 +131,11 @@ func (v *versionRecord) exportBinding(lower string) []byte {
 }
 
 func (v *versionRecord) immutable(lower string) []string {
-	return []string{lower, v.ID, string(v.Type), fmt.Sprint(v.Bits), v.Curve, fmt.Sprint(v.Exportable), fmt.Sprint(v.HSM)}
+	list := []string{lower, v.ID, string(v.Type), fmt.Sprint(v.Bits), v.Curve, fmt.Sprint(v.Exportable), fmt.Sprint(v.HSM)}
+	if v.Release != nil && v.Release.Immutable {
+		list = append(list, v.Release.ContentType, string(v.Release.Data))
+	}
+	return list
 }
 
 func (v *versionRecord) spec() engine.Spec {
@@ -139,19 +149,23 @@ func (v *versionRecord) ref(hsm, lower string) engine.Ref {
 // material fills in what the engine made.
 func (v *versionRecord) material(made engine.Made) {
 	v.Sealed = made.Sealed
-	if made.Public.Type == engine.RSA {
+	switch made.Public.Type {
+	case engine.RSA:
 		v.N, v.E = made.Public.N.Bytes(), made.Public.E
-		return
+	case engine.EC:
+		v.X, v.Y = made.Public.X.Bytes(), made.Public.Y.Bytes()
 	}
-	v.X, v.Y = made.Public.X.Bytes(), made.Public.Y.Bytes()
 }
 
 func (v *versionRecord) public() engine.Public {
 	p := engine.Public{Type: v.Type, E: v.E, Curve: v.Curve}
-	if v.Type == engine.RSA {
+	switch v.Type {
+	case engine.RSA:
 		p.N = new(big.Int).SetBytes(v.N)
-	} else {
+	case engine.EC:
 		p.X, p.Y = new(big.Int).SetBytes(v.X), new(big.Int).SetBytes(v.Y)
+	case engine.Oct:
+		p.Bits = v.Bits
 	}
 	return p
 }
@@ -167,7 +181,7 @@ func (k *Keys) attributes(v *versionRecord) Attributes {
 func (k *Keys) key(name string, v *versionRecord) Key {
 	return Key{
 		Name: name, Version: v.ID, Public: v.public(), Ops: slices.Clone(v.Ops),
-		Attributes: k.attributes(v), Tags: cloneTags(v.Tags),
+		Attributes: k.attributes(v), Tags: cloneTags(v.Tags), ReleasePolicy: v.Release.policy(),
 	}
 }
 

@@ -191,7 +191,7 @@ func (k *Keys) rotate(ctx context.Context, eng engine.Engine, lower string, only
 	if err != nil || seen == nil {
 		return Key{}, false, store.Failure(err)
 	}
-	next := versionRecord{Type: seen.Type, Bits: seen.Bits, Curve: seen.Curve, Exportable: seen.Exportable, HSM: seen.HSM}
+	next := versionRecord{Type: seen.Type, Bits: seen.Bits, Curve: seen.Curve, Exportable: seen.Exportable, HSM: seen.HSM, Release: seen.Release}
 	if next.ID, err = k.newVersion(); err != nil {
 		return Key{}, false, err
 	}
@@ -213,8 +213,8 @@ func (k *Keys) rotate(ctx context.Context, eng engine.Engine, lower string, only
 		if onlyDue && (latest.ID != seen.ID || !k.rotationDue(latest, l)) {
 			return nil // somebody else made it, or changed what made it due
 		}
-		if latest.Type != seen.Type || latest.Bits != seen.Bits || latest.Curve != seen.Curve || latest.E != seen.E || latest.Exportable != seen.Exportable {
-			return failure.New(failure.Conflict, "key %s got a version of another type or size while this one was made; rotate it again", rec.Name)
+		if latest.Type != seen.Type || latest.Bits != seen.Bits || latest.Curve != seen.Curve || latest.E != seen.E || latest.Exportable != seen.Exportable || seen.Exportable && !latest.Release.equal(seen.Release) {
+			return failure.New(failure.Conflict, "key %s got a version of another type, size or release policy while this one was made; rotate it again", rec.Name)
 		}
 		now := k.now().Unix()
 		next.Enabled, next.Created, next.Updated = true, now, now

@@ -196,7 +196,7 @@ func TestEditedRecords(t *testing.T) {
 			edited[i] ^= 1
 			s.edited(t, fmt.Sprintf("%s: byte %d flipped", path, i), path, string(edited))
 		}
-		for _, edit := range []string{"", "{}", "null", "[]", raw[:len(raw)/2], raw + "{}", strings.Replace(raw, `"v":2`, `"v":3`, 1), strings.Replace(raw, `"v":2`, `"v":1`, 1), strings.Repeat("[", 100_000)} {
+		for _, edit := range []string{"", "{}", "null", "[]", raw[:len(raw)/2], raw + "{}", strings.Replace(raw, `"v":3`, `"v":4`, 1), strings.Replace(raw, `"v":3`, `"v":2`, 1), strings.Replace(raw, `"v":3`, `"v":1`, 1), strings.Repeat("[", 100_000)} {
 			s.edited(t, fmt.Sprintf("%s: replaced by %d bytes", path, len(edit)), path, edit)
 		}
 	}
@@ -328,6 +328,10 @@ func TestBindingsDiffer(t *testing.T) {
 		"ID": func(v *versionRecord) { v.ID = "ac" }, "type": func(v *versionRecord) { v.Type = "u" },
 		"size": func(v *versionRecord) { v.Bits = 1 }, "curve": func(v *versionRecord) { v.Curve = "2c" },
 		"exportable": func(v *versionRecord) { v.Exportable = true }, "HSM flag": func(v *versionRecord) { v.HSM = true },
+		"immutable policy": func(v *versionRecord) {
+			v.Release = &releasePolicy{ContentType: "a", Data: []byte("b"), Immutable: true}
+		},
+		"other one": func(v *versionRecord) { v.Release = &releasePolicy{ContentType: "ab", Immutable: true} },
 	} {
 		v := base
 		change(&v)

@@ -1,6 +1,7 @@
 package keys
 
 import (
+	"bytes"
 	"context"
 	"slices"
 	"time"
@@ -17,6 +18,7 @@ type UpdateParams struct {
 	NotBefore, Expires *time.Time
 	Ops                []string          // nil: unchanged; empty but not nil: none
 	Tags               map[string]string // nil: unchanged; empty but not nil: none
+	ReleasePolicy      *ReleasePolicy    // of an exportable key, unless the one it has is immutable
 
 	// What never changes about a key (K4). A value that is given must be the one that the key has.
 	Type       string
@@ -39,7 +41,8 @@ func (k *Keys) Update(ctx context.Context, caller access.Caller, name, version s
 	}
 	var (
 		key     Key
-		changed engine.Ref
+		changed engine.Ref // what the engine shall forget, if anything
+		forget  bool
 	)
 	err = k.cfg.Store.Update(ctx, func(w store.Writer) error {
 		if err := k.cfg.Alive(w); err != nil {
@@ -52,8 +55,16 @@ func (k *Keys) Update(ctx context.Context, caller access.Caller, name, version s
 		if err := p.immutable(v); err != nil {
 			return err
 		}
+		was := v.ref(k.cfg.HSM, lower)
 		if err := p.apply(v); err != nil {
 			return err
+		}
+		binding := v.binding(k.cfg.HSM, lower)
+		rebound := !bytes.Equal(was.Binding, binding) // the release policy became immutable
+		if rebound {
+			if v.Sealed, err = eng.Rebind(ctx, was, binding); err != nil {
+				return engineFailure(err, describe(rec.Name, v.ID))
+			}
 		}
 		v.Updated = k.now().Unix()
 		if rec.Versions[index].MAC, err = put(ctx, eng, w, k.versionPath(lower, index+1), v); err != nil {
@@ -62,13 +73,13 @@ func (k *Keys) Update(ctx context.Context, caller access.Caller, name, version s
 		if _, err := put(ctx, eng, w, k.keyPath(lower), rec); err != nil {
 			return err
 		}
-		key, changed = k.key(rec.Name, v), v.ref(k.cfg.HSM, lower)
+		key, changed, forget = k.key(rec.Name, v), was, rebound || !v.Enabled
 		return nil
 	})
 	if err != nil {
 		return Key{}, store.Failure(err)
 	}
-	if !key.Enabled {
+	if forget {
 		eng.Drop(changed)
 	}
 	return key, nil
@@ -76,18 +87,12 @@ func (k *Keys) Update(ctx context.Context, caller access.Caller, name, version s
 
 // immutable refuses what would make another key of this one, by the name that it has on the wire.
 func (p UpdateParams) immutable(v *versionRecord) error {
-	typ := p.Type
-	switch typ {
-	case "RSA":
-		typ = string(engine.RSA)
-	case "EC":
-		typ = string(engine.EC)
-	}
+	typ, err := typeOf(p.Type)
 	for _, row := range []struct {
 		name    string
 		changed bool
 	}{
-		{"kty", typ != "" && typ != string(v.Type)},
+		{"kty", p.Type != "" && (err != nil || typ != v.Type)},
 		{"key_size", p.Bits != 0 && p.Bits != v.Bits},
 		{"public_exponent", p.Exponent != 0 && p.Exponent != v.E},
 		{"crv", p.Curve != "" && p.Curve != v.Curve},
@@ -117,6 +122,12 @@ func (p UpdateParams) apply(v *versionRecord) error {
 	}
 	if p.Tags != nil {
 		v.Tags = cloneTags(p.Tags)
+	}
+	if next := p.ReleasePolicy.record(); next != nil {
+		if v.Release != nil && v.Release.Immutable && !v.Release.equal(next) {
+			return failure.New(failure.BadParameter, "the release_policy of this version is immutable; leave it out, or create another key")
+		}
+		v.Release = next
 	}
 	if err := v.checkAttributes(v.Type); err != nil {
 		return err

@@ -17,7 +17,7 @@ type SignResult struct {
 }
 
 // Sign signs a digest, whose length must be that of alg's hash, with a version of a key; version "" is the
-// latest. The key must be enabled, inside nbf and exp, and have the operation sign.
+// latest. An oct key gives the HMAC of what is called the digest, of whatever length. The key must be enabled, inside nbf and exp, and have the operation sign.
 func (k *Keys) Sign(ctx context.Context, caller access.Caller, name, version, alg string, digest []byte) (SignResult, error) {
 	u, err := k.use(ctx, caller, signing, name, version)
 	if err != nil {
@@ -54,6 +54,9 @@ func (u use) signatureFailure(err error, digest int) error {
 			engine.P256: "ES256", engine.P256K: "ES256K", engine.P384: "ES384", engine.P521: "ES512",
 			"": "RS256, RS384, RS512, PS256, PS384 or PS512",
 		}[u.ref.Curve]
+		if u.ref.Type == engine.Oct {
+			fitting = "HS256, HS384 or HS512"
+		}
 		return failure.Wrap(failure.BadParameter, err, "alg does not fit key %s, which is %s; use %s", u.name, strings.TrimSpace(string(u.ref.Type)+" "+u.ref.Curve), fitting)
 	case errors.Is(err, engine.ErrDigest):
 		return failure.Wrap(failure.BadParameter, err, "the digest has %d bytes; send the digest that alg's own hash makes: 32 bytes for SHA-256, 48 for SHA-384, 64 for SHA-512", digest)
@@ -77,6 +80,7 @@ var (
 	decrypting = operation{access.KeyDecrypt, opDecrypt, false}
 	wrapping   = operation{access.KeyWrap, opWrap, true}
 	unwrapping = operation{access.KeyUnwrap, opUnwrap, false}
+	importing  = operation{access.KeyImport, opImport, true} // as the key that a transfer blob is wrapped for
 )
 
 // use is a version of a key that the caller may use for one operation now.

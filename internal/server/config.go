@@ -26,6 +26,7 @@ type Options struct {
 	LogFormat          string // "text" or "json"; "" means text on a terminal, else JSON
 	LogLevel           string // debug, info, warn, error
 	SealPassphraseFile string
+	AllowRSA15         bool
 	Stdin              io.Reader
 	Stdout, Stderr     io.Writer
 	// Prompt asks a person at a terminal for a passphrase; nil where there is no terminal.
@@ -55,6 +56,10 @@ type Config struct {
 	Administrators []string `toml:"administrators"`
 	// Operators are the object IDs that may use the control plane.
 	Operators []string `toml:"operators"`
+
+	// AllowRSA15 lets RSA keys encrypt and decrypt with RSA1_5, for clients that know nothing better. Off, because
+	// every caller who may decrypt with it can be used to decrypt anything, and to sign, by asking often enough.
+	AllowRSA15 bool `toml:"allow_rsa1_5"`
 
 	TLS struct {
 		// Certificate and Key are PEM files, read again when they change. Default: a CA of our own in DATA/tls.
@@ -134,6 +139,7 @@ func loadConfig(o Options) (Config, error) {
 	if len(o.HSMs) > 0 {
 		c.HSMs = o.HSMs
 	}
+	c.AllowRSA15 = c.AllowRSA15 || o.AllowRSA15
 	if c.Data == "" {
 		return c, fmt.Errorf("no data folder: give --data DIR, or data in the configuration")
 	}

@@ -344,10 +344,15 @@ func (s *Server) wire(ctx context.Context) error {
 		return err
 	}
 	s.authorizer = access.NewAuthorizer(s.store, s.seal)
+	var options []software.Option
+	if s.cfg.AllowRSA15 {
+		options = append(options, software.AllowRSA15())
+		s.log.WarnContext(ctx, "RSA1_5 is allowed: whoever may decrypt with it can decrypt everything, by asking often enough")
+	}
 	config := hsm.Config{
 		Store: s.store, Seal: s.seal, Authorizer: s.authorizer, Now: time.Now, Rand: rand.Reader, Log: s.log,
 		OpenEngine: func(wrapping, backup secret.Bytes) (engine.Engine, error) {
-			return software.New(wrapping, backup, rand.Reader)
+			return software.New(wrapping, backup, rand.Reader, options...)
 		},
 	}
 	if s.dev {
