@@ -44,7 +44,7 @@ func (k *Keys) Create(ctx context.Context, caller access.Caller, name string, p 
 		if err != nil {
 			return err
 		}
-		return roomForKey(count)
+		return k.roomForKey(count)
 	})
 	if err != nil {
 		return Key{}, store.Failure(err)
