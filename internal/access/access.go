@@ -10,7 +10,7 @@ type Caller struct {
 	Tenant   string   // claim tid
 	Issuer   string   // claim iss
 	Name     string   // for people: claim name or app display name; never used in a decision
-	Groups   []string // object IDs of groups, with the issuer's prefix
+	Groups   []string // object IDs of groups, with the issuer's prefix; shared by calls with one token and never changed
 }
 
 // Action is a data action, without the prefix "Microsoft.KeyVault/managedHsm": "/keys/sign/action".

@@ -12,7 +12,7 @@ import (
 	"strongroom/internal/store"
 )
 
-// Authorizer decides for the HSMs of one server. It keeps the assignments of each HSM in memory and forgets them
+// Authorizer decides for the HSMs of one server. It keeps the assignments of each HSM, indexed, and forgets them
 // when the store's change feed says that one changed, here or on another server, so a revoked role stops with
 // the commit that revokes it. Safe for concurrent use.
 type Authorizer struct {
@@ -22,7 +22,7 @@ type Authorizer struct {
 	unwatch func()
 
 	mu     sync.Mutex
-	cached map[string][]Assignment // by HSM ID
+	cached map[string]*index // by HSM ID
 	// changes counts the changes seen. A list that was read while it moved is used once and not kept: it may be
 	// from before the change.
 	changes uint64
@@ -30,7 +30,7 @@ type Authorizer struct {
 
 // NewAuthorizer returns an Authorizer with the built-in roles. Close stops it from following the store.
 func NewAuthorizer(st store.Store, s seal.Seal) *Authorizer {
-	a := &Authorizer{store: st, seal: s, roles: BuiltInRoles(), cached: map[string][]Assignment{}}
+	a := &Authorizer{store: st, seal: s, roles: BuiltInRoles(), cached: map[string]*index{}}
 	a.unwatch = st.Watch(a.changed)
 	return a
 }
@@ -41,11 +41,11 @@ func (a *Authorizer) Close() { a.unwatch() }
 // Check returns nil if the caller may do action at scope on the HSM, else failure.Forbidden with a message that
 // names the action, the scope and the roles that have it.
 func (a *Authorizer) Check(ctx context.Context, hsmID string, caller Caller, action Action, scope string) error {
-	assignments, err := a.assignments(ctx, hsmID)
+	x, err := a.index(ctx, hsmID)
 	if err != nil {
 		return err
 	}
-	if Decide(a.roles, assignments, caller, action, scope).Allowed {
+	if _, allowed := x.decide(caller, action, scope); allowed {
 		return nil
 	}
 	return failure.New(failure.Forbidden, "caller %s may not do Microsoft.KeyVault/managedHsm%s at scope %s; %s",
@@ -66,14 +66,14 @@ func (a *Authorizer) advice(action Action) string {
 	return fmt.Sprintf("it needs the role %s, which an administrator of the HSM can assign", strings.Join(names, " or "))
 }
 
-func (a *Authorizer) assignments(ctx context.Context, hsmID string) ([]Assignment, error) {
+func (a *Authorizer) index(ctx context.Context, hsmID string) (*index, error) {
 	a.mu.Lock()
-	list, ok := a.cached[hsmID]
-	before := a.changes
+	x, before := a.cached[hsmID], a.changes
 	a.mu.Unlock()
-	if ok {
-		return list, nil
+	if x != nil {
+		return x, nil
 	}
+	var list []Assignment
 	err := a.store.View(ctx, func(r store.Reader) (err error) {
 		list, err = LoadAssignments(r, a.seal, hsmID)
 		return err
@@ -84,12 +84,13 @@ func (a *Authorizer) assignments(ctx context.Context, hsmID string) ([]Assignmen
 		}
 		return nil, failure.Wrap(failure.Unavailable, err, "the roles of this HSM cannot be read now; try again")
 	}
+	x = newIndex(a.roles, list)
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.changes == before {
-		a.cached[hsmID] = list
+		a.cached[hsmID] = x
 	}
-	return list, nil
+	return x, nil
 }
 
 // changed runs inside the store's commit: it only forgets.

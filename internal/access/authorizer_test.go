@@ -28,7 +28,7 @@ type testSeal struct{ aead cipher.AEAD }
 
 var _ seal.Seal = testSeal{}
 
-func newSeal(t *testing.T) seal.Seal {
+func newSeal(t testing.TB) seal.Seal {
 	t.Helper()
 	key := make([]byte, 32)
 	_, _ = rand.Read(key)
@@ -57,7 +57,7 @@ func (s testSeal) Unwrap(sealed []byte, about string) (secret.Bytes, error) {
 	return secret.Take(p), nil
 }
 
-func update(t *testing.T, st store.Store, fn func(store.Writer) error) {
+func update(t testing.TB, st store.Store, fn func(store.Writer) error) {
 	t.Helper()
 	if err := st.Update(t.Context(), fn); err != nil {
 		t.Fatal(err)
@@ -79,7 +79,7 @@ func assignmentKeys(t *testing.T, st store.Store, hsmID string) (keys []string) 
 }
 
 // withAdmin is a store in which Alice owns HSM A and Bob owns HSM B.
-func withAdmin(t *testing.T) (store.Store, seal.Seal) {
+func withAdmin(t testing.TB) (store.Store, seal.Seal) {
 	t.Helper()
 	st, s := memory.New(), newSeal(t)
 	update(t, st, func(w store.Writer) error {

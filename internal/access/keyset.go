@@ -33,6 +33,7 @@ type remoteKeys struct {
 	mu      sync.Mutex
 	keys    []jose.JSONWebKey // replaced whole, never changed
 	read    time.Time         // when keys were last read well
+	reads   uint64            // how often they were read well
 	tried   time.Time         // when the last reading began; zero: never
 	failed  error             // why the last reading failed
 	running chan struct{}     // closed when the reading under way ends; nil: none is
@@ -120,6 +121,14 @@ func (k *remoteKeys) cached() ([]jose.JSONWebKey, error) {
 	return k.keys, k.failed
 }
 
+// generation implements generational: what the last reading brought may lack a key that was there before.
+func (k *remoteKeys) generation() uint64 {
+	_, _ = k.cached()
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.reads
+}
+
 // refresh waits for the reading under way, or one that it starts if it is time. It fails only with ctx.
 func (k *remoteKeys) refresh(ctx context.Context) error {
 	done := k.start()
@@ -172,6 +181,7 @@ func (k *remoteKeys) finish(ctx context.Context, keys []jose.JSONWebKey, err err
 	failedBefore, first := k.failed != nil, k.read.IsZero()
 	if err == nil || errors.Is(err, errNoKeys) {
 		k.keys, k.read = keys, k.now()
+		k.reads++
 	}
 	k.failed, k.running = err, nil
 	kept := len(k.keys)

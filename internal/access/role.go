@@ -107,11 +107,16 @@ func Decide(roles []Role, assignments []Assignment, caller Caller, action Action
 		}
 		for _, r := range roles {
 			if sameID(r.ID, a.RoleDefinitionID) && r.grants(action) {
-				return Decision{Allowed: true, By: fmt.Sprintf("%s at %s (assignment %s)", r.Name, a.Scope, a.Name)}
+				return Decision{Allowed: true, By: allowedBy(r, a)}
 			}
 		}
 	}
 	return Decision{}
+}
+
+// allowedBy is the text of [Decision.By].
+func allowedBy(r Role, a Assignment) string {
+	return fmt.Sprintf("%s at %s (assignment %s)", r.Name, a.Scope, a.Name)
 }
 
 // ValidScope reports whether s is "/", "/keys" or "/keys/{name}" with a legal key name.

@@ -41,6 +41,7 @@ var followed = []string{"jku", "jwk", "x5u", "x5c", "crit", "b64", "zip"}
 type Verifier struct {
 	issuers map[string]Issuer // by URL
 	now     func() time.Time
+	seen    *tokenCache
 }
 
 // NewVerifier returns a verifier for the issuers. It refuses what is a mistake in the configuration: an issuer
@@ -48,7 +49,7 @@ type Verifier struct {
 // prefix for two issuers. Issuers that share one key set (the same instance) are one issuer under several URLs,
 // and may share a prefix.
 func NewVerifier(issuers []Issuer, now func() time.Time) (*Verifier, error) {
-	v := &Verifier{issuers: map[string]Issuer{}, now: now}
+	v := &Verifier{issuers: map[string]Issuer{}, now: now, seen: newTokenCache(maxTokens)}
 	for _, i := range issuers {
 		switch {
 		case i.URL == "":
@@ -82,42 +83,68 @@ func NewVerifier(issuers []Issuer, now func() time.Time) (*Verifier, error) {
 // one of audiences in aud; and the time between nbf and exp, give or take [Skew]. Audiences are compared as URLs: case of the
 // host, port 443 and one trailing slash make no difference. Every refusal is failure.Unauthorized; a token that
 // cannot be judged now, because its issuer's keys cannot be read, is failure.Unavailable.
+//
+// A token that was verified before is remembered by its hash, as long as its issuer's keys are those that verified it.
 func (v *Verifier) Verify(ctx context.Context, raw string, audiences []string) (Caller, error) {
-	header, unverified, err := split(raw)
+	if len(raw) > MaxToken {
+		return Caller{}, refuse("the token is larger than %d bytes", MaxToken)
+	}
+	id := idOfToken(raw)
+	if caller, ok := v.recall(id, audiences); ok {
+		return caller, nil
+	}
+	r, err := v.verify(ctx, raw, audiences)
 	if err != nil {
 		return Caller{}, err
+	}
+	v.seen.put(id, r)
+	return r.caller, nil
+}
+
+// verify is the whole way of [Verifier.Verify]. On success it returns what is worth remembering.
+func (v *Verifier) verify(ctx context.Context, raw string, audiences []string) (*remembered, error) {
+	header, unverified, err := split(raw)
+	if err != nil {
+		return nil, err
 	}
 	url, err := text(unverified, "iss")
 	if err != nil {
-		return Caller{}, err
+		return nil, err
 	}
 	from, known := v.issuers[url]
 	if !known {
-		return Caller{}, refuse("the token is from an issuer that this server does not know; sign in at the authority that the challenge names")
+		return nil, refuse("the token is from an issuer that this server does not know; sign in at the authority that the challenge names")
 	}
 	if err := checkHeader(header, from.Algorithms); err != nil {
-		return Caller{}, err
+		return nil, err
 	}
+	// Before the signature is checked: keys that change meanwhile are not those that it was checked with, perhaps.
+	generation := generationOf(from.Keys)
 	token, err := v.verifySignature(ctx, from, raw)
 	if err != nil {
 		if errors.Is(err, failure.Unavailable) {
-			return Caller{}, err
+			return nil, err
 		}
 		if _, expired := errors.AsType[*oidc.TokenExpiredError](err); expired {
-			return Caller{}, refuse("the token has expired; sign in again")
+			return nil, refuse("the token has expired; sign in again")
 		}
-		return Caller{}, failure.Wrap(failure.Unauthorized, err, "the token does not verify: its signature is not its issuer's; sign in again")
+		return nil, failure.Wrap(failure.Unauthorized, err, "the token does not verify: its signature is not its issuer's; sign in again")
 	}
 	// From here on only what the signature covers.
 	var payload json.RawMessage
 	if err := token.Claims(&payload); err != nil {
-		return Caller{}, failure.Wrap(failure.Unauthorized, err, "the claims of the token cannot be read")
+		return nil, failure.Wrap(failure.Unauthorized, err, "the claims of the token cannot be read")
 	}
 	claims, err := object(payload)
 	if err != nil {
-		return Caller{}, err
+		return nil, err
 	}
-	return v.judge(claims, from, audiences)
+	r, err := v.judge(claims, from, audiences)
+	if err != nil {
+		return nil, err
+	}
+	r.keys, r.generation = from.Keys, generation
+	return r, nil
 }
 
 // verifySignature has go-oidc check signature, iss and exp. go-oidc passes on only the text of a key set's error,
@@ -150,35 +177,35 @@ func (n *notedKeys) VerifySignature(ctx context.Context, jwt string) (payload []
 
 // judge checks the claims and turns them into a caller. go-oidc matches claim names without regard to case and
 // takes the last of two; here they are exact and unique, and both readings must hold.
-func (v *Verifier) judge(claims map[string]json.RawMessage, from Issuer, audiences []string) (Caller, error) {
+func (v *Verifier) judge(claims map[string]json.RawMessage, from Issuer, audiences []string) (*remembered, error) {
 	if iss, err := text(claims, "iss"); err != nil || iss != from.URL {
-		return Caller{}, refuse("the token names two issuers")
+		return nil, refuse("the token names two issuers")
 	}
 	now := v.now()
 	notBefore, err := moment(claims, "nbf")
 	if err != nil {
-		return Caller{}, err
+		return nil, err
 	}
 	expires, err := moment(claims, "exp")
 	if err != nil {
-		return Caller{}, err
+		return nil, err
 	}
 	switch {
-	case now.Add(Skew).Before(notBefore):
-		return Caller{}, refuse("the token is not valid yet; compare the clocks of issuer and server")
-	case now.Add(-Skew).After(expires):
-		return Caller{}, refuse("the token has expired; sign in again")
+	case tooEarly(now, notBefore):
+		return nil, refuse("the token is not valid yet; compare the clocks of issuer and server")
+	case tooLate(now, expires):
+		return nil, refuse("the token has expired; sign in again")
 	}
 	aud, err := textOrList(claims, "aud", maxAudiences)
 	if err != nil {
-		return Caller{}, err
+		return nil, err
 	}
-	if !slices.ContainsFunc(aud, func(a string) bool {
-		return slices.ContainsFunc(audiences, func(b string) bool { return normalAudience(a) == normalAudience(b) })
-	}) {
-		return Caller{}, refuse("the token is for another resource; ask for a token for the resource that the challenge names")
+	if !meant(aud, audiences) {
+		return nil, refuse("the token is for another resource; ask for a token for the resource that the challenge names")
 	}
-	c := Caller{Issuer: from.URL}
+	// go-oidc sees whole seconds of exp: nothing is remembered for longer than it would hold.
+	r := &remembered{caller: Caller{Issuer: from.URL}, audiences: aud, notBefore: notBefore, expires: expires.Truncate(time.Second)}
+	c := &r.caller
 	for _, claim := range []struct {
 		into  *string
 		names []string
@@ -193,38 +220,36 @@ func (v *Verifier) judge(claims map[string]json.RawMessage, from Issuer, audienc
 				continue
 			}
 			if *claim.into, err = text(claims, name); err != nil {
-				return Caller{}, err
+				return nil, err
 			}
 			break
 		}
 	}
 	if c.ObjectID == "" {
-		return Caller{}, refuse("the token names no principal: it needs the claim oid or sub")
+		return nil, refuse("the token names no principal: it needs the claim oid or sub")
 	}
 	if c.ObjectID, err = from.principal(c.ObjectID); err != nil {
-		return Caller{}, err
+		return nil, err
 	}
 	if _, present := claims["groups"]; !from.Groups || !present {
-		return c, nil
+		return r, nil
 	}
 	groups, err := textOrList(claims, "groups", maxGroups)
 	if err != nil {
-		return Caller{}, err
+		return nil, err
 	}
 	for _, g := range groups {
 		if g, err = from.principal(g); err != nil {
-			return Caller{}, err
+			return nil, err
 		}
 		c.Groups = append(c.Groups, g)
 	}
-	return c, nil
+	c.Groups = slices.Clip(c.Groups) // shared by many calls from now on
+	return r, nil
 }
 
-// split bounds a compact JWT and decodes its header and claims, without believing either.
+// split decodes header and claims of a compact JWT, whose length is bounded, without believing either.
 func split(raw string) (header, claims map[string]json.RawMessage, err error) {
-	if len(raw) > MaxToken {
-		return nil, nil, refuse("the token is larger than %d bytes", MaxToken)
-	}
 	if strings.Count(raw, ".") != 2 {
 		return nil, nil, refuse("the token is not a JWT in its compact form")
 	}

@@ -74,7 +74,7 @@ func (k *Keys) add(ctx context.Context, eng engine.Engine, name, lower string, v
 		if err != nil {
 			return err
 		}
-		return roomForKey(count)
+		return k.roomForKey(count)
 	})
 	if err != nil {
 		return Key{}, store.Failure(err)

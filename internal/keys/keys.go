@@ -25,12 +25,12 @@ import (
 
 // Limits of one HSM, as Azure publishes them (protocol: limits).
 const (
-	MaxKeys     = 5000 // per HSM
+	MaxKeys     = 5000 // per HSM, unless the operator allows more
 	MaxVersions = 100  // per key
 	MaxPage     = 25   // items of a list in one answer; also the default
 )
 
-// Config is what the keys of one HSM stand on. All fields are required.
+// Config is what the keys of one HSM stand on. All fields are required unless they say otherwise.
 type Config struct {
 	HSM   string // the HSM's ID; part of every record's path and of what seals its key
 	Store store.Store
@@ -44,6 +44,8 @@ type Config struct {
 	// RetentionDays (7 to 90) is for how long a deleted key is kept; with PurgeProtection nobody can purge it earlier.
 	RetentionDays   int
 	PurgeProtection bool
+	// MaxKeys is how many keys the HSM may have, deleted ones included; 0 means [MaxKeys].
+	MaxKeys int
 	// DomainID is the hex SHA-256 that names the HSM's security domain (64 lower-case digits).
 	DomainID func() (string, error)
 	// Statement signs a payload with the domain's signing key, as a JWS in compact form with the given typ in its
@@ -69,7 +71,12 @@ type Keys struct {
 }
 
 // New returns the keys of the HSM that cfg describes.
-func New(cfg Config) *Keys { return &Keys{cfg: cfg} }
+func New(cfg Config) *Keys {
+	if cfg.MaxKeys == 0 {
+		cfg.MaxKeys = MaxKeys
+	}
+	return &Keys{cfg: cfg}
+}
 
 // Key is one version of a key.
 type Key struct {

@@ -723,6 +723,18 @@ func TestKeyLimit(t *testing.T) {
 	}
 }
 
+// An operator may allow more keys than Azure, or fewer.
+func TestKeyLimitOfTheOperator(t *testing.T) {
+	b := newBench(t, memory.New(), alphaID, ownDomain)
+	b.Keys.cfg.MaxKeys = 2
+	b.create(t, "first", CreateParams{})
+	b.create(t, "second", CreateParams{})
+	_, err := b.Create(t.Context(), alice, "third", CreateParams{Type: "EC"})
+	wantKind(t, err, failure.Conflict)
+	b.Keys.cfg.MaxKeys = 3
+	b.create(t, "third", CreateParams{})
+}
+
 // Covers R3, R1, K9: whatever fails below, the caller hears the right kind and nothing is half made.
 func TestBrokenGround(t *testing.T) {
 	source := newBench(t, memory.New(), betaID, ownDomain)

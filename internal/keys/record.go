@@ -389,7 +389,7 @@ func (k *Keys) insert(ctx context.Context, eng engine.Engine, w store.Writer, na
 		if err != nil {
 			return err
 		}
-		if err := roomForKey(count); err != nil {
+		if err := k.roomForKey(count); err != nil {
 			return err
 		}
 		if _, err := put(ctx, eng, w, k.countPath(), countRecord{Keys: count + 1}); err != nil {
@@ -413,9 +413,9 @@ func (k *Keys) insert(ctx context.Context, eng engine.Engine, w store.Writer, na
 	return err
 }
 
-func roomForKey(count int) error {
-	if count >= MaxKeys {
-		return failure.New(failure.Conflict, "this HSM has %d keys, its limit; delete and purge keys that are no longer needed", count)
+func (k *Keys) roomForKey(count int) error {
+	if count >= k.cfg.MaxKeys {
+		return failure.New(failure.Conflict, "this HSM has %d keys, its limit; delete and purge keys that are no longer needed, or have the server's operator raise keys_per_hsm", count)
 	}
 	return nil
 }

@@ -14,7 +14,11 @@ import (
 	"github.com/google/uuid"
 
 	"strongroom/internal/hsm"
+	"strongroom/internal/keys"
 )
+
+// maxKeysPerHSM is what an operator may allow at most: ten times what is measured (docs/performance.md).
+const maxKeysPerHSM = 1_000_000
 
 // Options are what the command line says. They override the configuration file.
 type Options struct {
@@ -87,6 +91,12 @@ type Config struct {
 		// credentials to DATA/administrator.env.
 		Embedded bool `toml:"embedded"`
 	} `toml:"identity"`
+
+	Limits struct {
+		// KeysPerHSM is how many keys one HSM may have, deleted ones included. Default 5000, as Azure's; at most
+		// 1,000,000.
+		KeysPerHSM int `toml:"keys_per_hsm"`
+	} `toml:"limits"`
 
 	// Issuers are OpenID Connect issuers whose tokens are accepted.
 	Issuers []IssuerConfig `toml:"issuer"`
@@ -202,6 +212,9 @@ func loadConfig(o Options) (Config, error) {
 	case "file", "passphrase":
 	default:
 		return c, fmt.Errorf("seal kind %q is not known: use file or passphrase", c.Seal.Kind)
+	}
+	if c.Limits.KeysPerHSM < 0 || c.Limits.KeysPerHSM > maxKeysPerHSM {
+		return c, fmt.Errorf("[limits] keys_per_hsm is %d; it must be 1 to %d, or be left out for %d", c.Limits.KeysPerHSM, maxKeysPerHSM, keys.MaxKeys)
 	}
 	if c.Seal.File == "" {
 		c.Seal.File = filepath.Join(c.Data, "seal.json")

@@ -350,7 +350,7 @@ func (s *Server) wire(ctx context.Context) error {
 		s.log.WarnContext(ctx, "RSA1_5 is allowed: whoever may decrypt with it can decrypt everything, by asking often enough")
 	}
 	config := hsm.Config{
-		Store: s.store, Seal: s.seal, Authorizer: s.authorizer, Now: time.Now, Rand: rand.Reader, Log: s.log,
+		Store: s.store, Seal: s.seal, Authorizer: s.authorizer, Now: time.Now, Rand: rand.Reader, Log: s.log, MaxKeys: s.cfg.Limits.KeysPerHSM,
 		OpenEngine: func(wrapping, backup secret.Bytes) (engine.Engine, error) {
 			return software.New(wrapping, backup, rand.Reader, options...)
 		},

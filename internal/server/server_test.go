@@ -410,6 +410,8 @@ func TestConfigRefusals(t *testing.T) {
 		"plain http":                  {Options{DataDir: "x"}, "public_url = 'http://a.example'\n[identity]\nembedded = true", "public_url"},
 		"half a TLS pair":             {Options{DataDir: "x"}, "[tls]\nkey = 'k'\n[identity]\nembedded = true", "both"},
 		"an unknown seal":             {Options{DataDir: "x"}, "[seal]\nkind = 'tpm'\n[identity]\nembedded = true", "seal kind"},
+		"a limit below zero":          {Options{DataDir: "x"}, "[limits]\nkeys_per_hsm = -1\n[identity]\nembedded = true", "keys_per_hsm"},
+		"a limit beyond the most":     {Options{DataDir: "x"}, "[limits]\nkeys_per_hsm = 1000001\n[identity]\nembedded = true", "keys_per_hsm"},
 		"a tenant that is no GUID":    {Options{DataDir: "x"}, "tenant = 'home'\n[identity]\nembedded = true", "tenant"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -443,7 +445,7 @@ func TestManualsConfiguration(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if c.HSMDomain != "hsm.example.org" || c.Seal.Kind != "passphrase" || len(c.Issuers) != 1 {
+	if c.HSMDomain != "hsm.example.org" || c.Limits.KeysPerHSM != 5000 || c.Seal.Kind != "passphrase" || len(c.Issuers) != 1 {
 		t.Errorf("loaded as %+v", c)
 	}
 }

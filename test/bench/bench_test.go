@@ -20,14 +20,14 @@ import (
 	"strongroom/test/harness"
 )
 
-var binary string
+var binary, floorBinary string
 
 func TestMain(m *testing.M) {
 	dir, err := os.MkdirTemp("", "strongroom-bench-")
 	if err != nil {
 		panic(err)
 	}
-	binary = harness.Build(dir, "strongroom/cmd/strongroom")
+	binary, floorBinary = harness.Build(dir, "strongroom/cmd/strongroom"), harness.Build(dir, "strongroom/test/bench/floor")
 	code := m.Run()
 	_ = os.RemoveAll(dir)
 	os.Exit(code)
