@@ -55,7 +55,7 @@ type Handler struct {
 
 // New returns the handler for all HSMs of a server.
 func New(cfg Config) *Handler {
-	return &Handler{cfg: cfg, router: router{routes: routes}}
+	return &Handler{cfg: cfg, router: newRouter(routes)}
 }
 
 // operation is one line of behaviour: its bounds and what it does.

@@ -2,6 +2,7 @@ package dataplane
 
 import (
 	"net/url"
+	"slices"
 	"strings"
 
 	"strongroom/internal/failure"
@@ -27,8 +28,43 @@ type match struct {
 // router finds operations by method and path. It exists because the standard library's mux answers the paths of
 // real clients (an empty version segment, a trailing slash) with redirects, and 404 and 405 in plain text.
 type router struct {
-	routes []route
+	// byLength are the routes by their number of segments, those with most literals first and otherwise in the order
+	// of the table: the first one that fits is the one.
+	byLength [][]compiled
 }
+
+// compiled is a route whose pattern has been taken apart.
+type compiled struct {
+	route
+	segments []string
+	literals int
+}
+
+func newRouter(routes []route) router {
+	var r router
+	for _, route := range routes {
+		c := compiled{route: route, segments: strings.Split(route.pattern, "/")}
+		for _, s := range c.segments {
+			if s != segmentName && s != segmentVersion {
+				c.literals++
+			}
+		}
+		for len(r.byLength) <= len(c.segments) {
+			r.byLength = append(r.byLength, nil)
+		}
+		r.byLength[len(c.segments)] = append(r.byLength[len(c.segments)], c)
+	}
+	for _, list := range r.byLength {
+		slices.SortStableFunc(list, func(a, b compiled) int { return b.literals - a.literals })
+	}
+	return r
+}
+
+// The segments of a pattern that are no literals.
+const (
+	segmentName    = "{name}"
+	segmentVersion = "{version}"
+)
 
 // splitPath turns the raw path of a request into segments, or refuses it. A path reaches routing in one
 // spelling only, so that what is checked is what is used: nothing is cleaned, decoded or redirected.
@@ -81,54 +117,45 @@ func splitPath(u *url.URL) ([]string, error) {
 // find returns the route of a request. A path that exists under other methods is BadMethod.
 func (r *router) find(method string, segments []string) (match, error) {
 	other := false
-	var found match
-	best := -1
-	for _, candidate := range r.routes {
-		m, literals, ok := candidate.match(segments)
-		if !ok {
-			continue
-		}
-		if candidate.method != method {
-			other = true
-			continue
-		}
-		if literals > best {
-			found, best = m, literals
+	if len(segments) < len(r.byLength) {
+		list := r.byLength[len(segments)]
+		for i := range list {
+			m, ok := list[i].match(segments)
+			switch {
+			case !ok:
+			case list[i].method == method:
+				return m, nil
+			default:
+				other = true
+			}
 		}
 	}
-	switch {
-	case best >= 0:
-		return found, nil
-	case other:
+	if other {
 		return match{}, failure.New(failure.BadMethod, "this path does not take %s", printableMethod(method))
 	}
 	return match{}, failure.New(failure.NoRoute, "there is no such operation on a Managed HSM, or this server does not have it")
 }
 
-func (r route) match(segments []string) (m match, literals int, ok bool) {
-	want := strings.Split(r.pattern, "/")
-	if len(want) != len(segments) {
-		return match{}, 0, false
-	}
-	m.op = r.op
-	for i, w := range want {
+// match compares segments of the same number.
+func (c *compiled) match(segments []string) (m match, ok bool) {
+	m.op = c.op
+	for i, want := range c.segments {
 		s := segments[i]
-		switch w {
-		case "{name}":
+		switch want {
+		case segmentName:
 			m.name = s
-		case "{version}":
+		case segmentVersion:
 			if !isVersion(s) {
-				return match{}, 0, false
+				return match{}, false
 			}
 			m.version = strings.ToLower(s)
 		default:
-			if w != s {
-				return match{}, 0, false
+			if want != s {
+				return match{}, false
 			}
-			literals++
 		}
 	}
-	return m, literals, true
+	return m, true
 }
 
 func isVersion(s string) bool {
