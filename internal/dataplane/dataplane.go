@@ -71,6 +71,7 @@ type call struct {
 	hsm           *hsm.HSM
 	base          string // "https://host[:port]", as the client addressed this HSM
 	name, version string
+	id, scope     string // of a role definition or assignment, and where in the HSM it is
 	query         url.Values
 	body          []byte
 }
@@ -154,7 +155,7 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, name string) (an
 	if err != nil {
 		return answer{}, err
 	}
-	return m.op.run(r.Context(), &call{caller: caller, hsm: target, base: "https://" + r.Host, name: m.name, version: m.version, query: query, body: body})
+	return m.op.run(r.Context(), &call{caller: caller, hsm: target, base: "https://" + r.Host, name: m.name, version: m.version, id: m.id, query: query, body: body})
 }
 
 // authenticate verifies the bearer token. SDK clients send their first request without one, and with the body

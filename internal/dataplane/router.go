@@ -12,8 +12,8 @@ import (
 // operation.
 const maxPath = 512
 
-// route is one line of the table of routes. The pattern's segments are literals, {name} (any segment) or
-// {version} (32 hexadecimal digits). Literals are tried first, so an operation name is never read as a version.
+// route is one line of the table of routes. The pattern's segments are literals, {name} (any segment),
+// {version} (32 hexadecimal digits) or {id} (any segment: the name of a role definition or assignment). Literals are tried first, so an operation name is never read as a version.
 type route struct {
 	method, pattern string
 	op              operation
@@ -21,8 +21,8 @@ type route struct {
 
 // match is a route with what its path says.
 type match struct {
-	op            operation
-	name, version string
+	op                operation
+	name, version, id string
 }
 
 // router finds operations by method and path. It exists because the standard library's mux answers the paths of
@@ -45,7 +45,7 @@ func newRouter(routes []route) router {
 	for _, route := range routes {
 		c := compiled{route: route, segments: strings.Split(route.pattern, "/")}
 		for _, s := range c.segments {
-			if s != segmentName && s != segmentVersion {
+			if s != segmentName && s != segmentVersion && s != segmentID {
 				c.literals++
 			}
 		}
@@ -64,6 +64,7 @@ func newRouter(routes []route) router {
 const (
 	segmentName    = "{name}"
 	segmentVersion = "{version}"
+	segmentID      = "{id}"
 )
 
 // splitPath turns the raw path of a request into segments, or refuses it. A path reaches routing in one
@@ -96,8 +97,13 @@ func splitPath(u *url.URL) ([]string, error) {
 			return refuse("has a dot segment")
 		}
 	}
-	// The two empty segments that real clients send, both meaning the latest version.
+	// The empty segments that real clients send. Before providers, the scope of the whole HSM put as it is into
+	// /{scope}/providers/…; behind a key's name, the latest version.
 	switch n := len(segments); {
+	case n > 2 && segments[0] == "" && segments[1] == "providers":
+		segments = segments[1:]
+	case n > 3 && segments[0] == "" && segments[1] == "" && segments[2] == "providers":
+		segments = segments[2:]
 	case n == 3 && segments[0] == "keys" && segments[1] != "" && segments[2] == "":
 		segments = segments[:2]
 	case n == 4 && segments[0] == "keys" && segments[1] != "" && segments[2] == "" && segments[3] != "":
@@ -149,6 +155,8 @@ func (c *compiled) match(segments []string) (m match, ok bool) {
 				return match{}, false
 			}
 			m.version = strings.ToLower(s)
+		case segmentID:
+			m.id = s
 		default:
 			if want != s {
 				return match{}, false

@@ -25,6 +25,7 @@ func slowFind(routes []route, method string, segments []string) (pattern, name, 
 				n = segments[i]
 			case w == "{version}":
 				v, fits = strings.ToLower(segments[i]), fits && isVersion(segments[i])
+			case w == "{id}":
 			default:
 				fits = fits && w == segments[i]
 				literals++
@@ -65,7 +66,11 @@ func agree(t *testing.T, method string, segments []string) error {
 		return err
 	}
 	found := numbered[m.op.maxBody]
-	if found.pattern != pattern || found.method != method || m.name != name || m.version != version {
+	id := ""
+	if at := strings.Index("/"+pattern+"/", "/{id}/"); at >= 0 {
+		id = segments[strings.Count(pattern[:at], "/")]
+	}
+	if found.pattern != pattern || found.method != method || m.name != name || m.version != version || m.id != id {
 		t.Errorf("%s %q: %s %s with name %q and version %q, want %s with %q and %q", method, segments, found.method, found.pattern, m.name, m.version, pattern, name, version)
 	}
 	return nil
@@ -74,7 +79,7 @@ func agree(t *testing.T, method string, segments []string) error {
 // Covers A1: the compiled table finds what the table says, for every route and for paths that are nearly one.
 func TestCompiledRoutesAgreeWithTheTable(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
-	words := []string{"x", "keys", "create", "versions", "KEYS", "{name}", "{version}", strings.Repeat("0aF9", 8), strings.Repeat("0", 31), strings.Repeat("g", 32)}
+	words := []string{"x", "keys", "create", "versions", "KEYS", "{name}", "{version}", "{id}", strings.Repeat("0aF9", 8), strings.Repeat("0", 31), strings.Repeat("g", 32)}
 	for _, route := range routes {
 		for _, s := range strings.Split(route.pattern, "/") {
 			words = append(words, s)
@@ -86,7 +91,7 @@ func TestCompiledRoutesAgreeWithTheTable(t *testing.T) {
 		for range 200 {
 			segments := strings.Split(route.pattern, "/")
 			for i, s := range segments {
-				if s == "{name}" || s == "{version}" || r.IntN(8) == 0 {
+				if s == "{name}" || s == "{version}" || s == "{id}" || r.IntN(8) == 0 {
 					segments[i] = words[r.IntN(len(words))]
 				}
 			}

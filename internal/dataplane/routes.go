@@ -1,6 +1,11 @@
 package dataplane
 
-import "strongroom/internal/keys"
+import (
+	"context"
+
+	"strongroom/internal/access"
+	"strongroom/internal/keys"
+)
 
 // Bounds of request bodies, in bytes. A security-domain file or transfer file is at most 1 MiB as text, which
 // grows when it is quoted inside a JSON string.
@@ -12,7 +17,7 @@ const (
 )
 
 // routes is the whole surface of an HSM: method, path, behaviour. Nothing is served that is not here.
-var routes = []route{
+var routes = append(roleRoutes(), []route{
 	{"POST", "securitydomain/download", operation{maxBody: certificates, run: downloadDomain}},
 	{"GET", "securitydomain/download/pending", operation{anyVersion: true, run: downloadStatus}},
 	{"GET", "securitydomain/upload", operation{run: exchangeKey}},
@@ -55,4 +60,35 @@ var routes = []route{
 	{"POST", "keys/{name}/{version}/wrapkey", operation{maxBody: smallBody, run: encryptWith((*keys.Keys).WrapKey)}},
 	{"POST", "keys/{name}/unwrapkey", operation{maxBody: smallBody, run: decryptWith((*keys.Keys).UnwrapKey)}},
 	{"POST", "keys/{name}/{version}/unwrapkey", operation{maxBody: smallBody, run: decryptWith((*keys.Keys).UnwrapKey)}},
+}...)
+
+// roleRoutes are the routes of role management, at each of the three scopes.
+func roleRoutes() (list []route) {
+	for _, where := range []struct {
+		prefix string
+		scope  func(name string) string
+	}{
+		{"", func(string) string { return access.ScopeRoot }},
+		{"keys/", func(string) string { return access.ScopeKeys }},
+		{"keys/{name}/", access.ScopeKey},
+	} {
+		at := func(run func(context.Context, *call) (answer, error), maxBody int64) operation {
+			return operation{maxBody: maxBody, run: func(ctx context.Context, c *call) (answer, error) {
+				c.scope = where.scope(c.name)
+				return run(ctx, c)
+			}}
+		}
+		definitions, assignments := where.prefix+"providers/Microsoft.Authorization/roleDefinitions", where.prefix+"providers/Microsoft.Authorization/roleAssignments"
+		list = append(list,
+			route{"GET", definitions, at(listRoleDefinitions, 0)},
+			route{"GET", definitions + "/{id}", at(getRoleDefinition, 0)},
+			route{"PUT", definitions + "/{id}", at(putRoleDefinition, smallBody)},
+			route{"DELETE", definitions + "/{id}", at(deleteRoleDefinition, 0)},
+			route{"GET", assignments, at(listRoleAssignments, 0)},
+			route{"GET", assignments + "/{id}", at(getRoleAssignment, 0)},
+			route{"PUT", assignments + "/{id}", at(putRoleAssignment, smallBody)},
+			route{"DELETE", assignments + "/{id}", at(deleteRoleAssignment, 0)},
+		)
+	}
+	return list
 }

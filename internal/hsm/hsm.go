@@ -407,6 +407,22 @@ func (s *Service) Open(ctx context.Context, name string) (*HSM, error) {
 // Name is the HSM's name as first written.
 func (h *HSM) Name() string { return h.name }
 
+// Roles is the management of the HSM's roles. Before activation it refuses, as every call but those of the security
+// domain does.
+func (h *HSM) Roles() *access.Roles {
+	usable := func(r store.Reader) error {
+		rec, err := h.s.load(r, h.id)
+		switch {
+		case err != nil:
+			return err
+		case rec.Deleted != nil:
+			return failure.Coded(failure.NotFound, "ResourceNotFound", "the HSM was deleted")
+		}
+		return rec.usable()
+	}
+	return h.s.cfg.Authorizer.Roles(h.id, func(ctx context.Context) error { return store.Failure(h.s.cfg.Store.View(ctx, usable)) }, usable)
+}
+
 // Keys are the HSM's keys.
 func (h *HSM) Keys(ctx context.Context) (*keys.Keys, error) {
 	h.s.mu.Lock()
