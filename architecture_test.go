@@ -25,6 +25,8 @@ var level = map[string]int{
 	"internal/access":          45,
 	"internal/engine/software": 41,
 	"internal/engine":          40,
+	"internal/limit":           40,
+	"internal/metrics":         40,
 	"internal/store/bolt":      42,
 	"internal/store/memory":    42,
 	"internal/store/overlay":   41, // one transaction's writes, shared by the stores
