@@ -47,6 +47,7 @@ var level = map[string]int{
 // testOnly are packages that only tests import; they may import anything but cmd.
 var testOnly = map[string]bool{
 	"internal/store/storetest": true, "internal/engine/enginetest": true, "test/crash/victim": true, "test/bench/floor": true, "test/harness": true,
+	"test/contract": true, "test/exchange": true, "test/recorder": true,
 }
 
 // pure packages can be audited alone and used on a machine without a network: no files, network, clock or log.
@@ -149,6 +150,31 @@ func TestPurePackagesStayPure(t *testing.T) {
 	}
 	if seen != len(pure) {
 		t.Errorf("checked %d pure packages of %d: one was moved or renamed", seen, len(pure))
+	}
+}
+
+// testModules are modules that only tests use, as docs/dependencies.md says. A test helper that the program came to
+// import would bring them into it unseen.
+var testModules = []string{
+	"github.com/Azure/azure-sdk-for-go", "github.com/AzureAD", "github.com/rogpeppe/go-internal", "pgregory.net/rapid",
+	"github.com/google/go-cmp", "github.com/tink-crypto", "github.com/getkin/kin-openapi",
+}
+
+func TestTestOnlyModulesAreNotLinked(t *testing.T) {
+	out, err := exec.Command("go", "list", "-deps", "-f", "{{with .Module}}{{.Path}}{{end}}", "./cmd/strongroom").Output()
+	if err != nil {
+		t.Fatalf("go list: %v", err)
+	}
+	linked := strings.Fields(string(out))
+	if !contains(linked, "go.etcd.io/bbolt") {
+		t.Fatalf("go list names no module that is surely linked: the test would check nothing")
+	}
+	for _, module := range linked {
+		for _, forbidden := range testModules {
+			if strings.HasPrefix(module, forbidden) {
+				t.Errorf("%s is linked into the program, and is meant for tests only", module)
+			}
+		}
 	}
 }
 

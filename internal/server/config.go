@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -36,6 +37,10 @@ type Options struct {
 	// Prompt asks a person at a terminal for a passphrase; nil where there is no terminal.
 	Prompt  func(question string) ([]byte, error)
 	Version string
+	// WrapDataPlane is for tests that look at every exchange of the data plane: it is put around whatever answers at
+	// an HSM's address, and sees nothing of the control plane, the token issuer or the probes. It is nil in the
+	// shipped program, which has no way to set it.
+	WrapDataPlane func(http.Handler) http.Handler
 }
 
 // Config is the configuration file (TOML). An unknown name in it is an error. The comment of a field is its

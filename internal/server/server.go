@@ -55,6 +55,7 @@ type Server struct {
 	issuer     *identity.Issuer // nil when the embedded issuer is off
 	listen     *listeners
 	data       *dataplane.Handler
+	wrap       func(http.Handler) http.Handler // Options.WrapDataPlane
 	main       http.Handler
 	base       string // https://host:port of the main listener, as clients reach it
 	caFile     string
@@ -85,7 +86,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	if err := harden(); err != nil {
 		log.WarnContext(ctx, "core dumps could not be switched off", "error", err)
 	}
-	s := &Server{cfg: cfg, dev: o.Dev, stdout: o.Stdout, log: log, kick: make(chan struct{}, 1)}
+	s := &Server{cfg: cfg, dev: o.Dev, stdout: o.Stdout, log: log, wrap: o.WrapDataPlane, kick: make(chan struct{}, 1)}
 	if err := durable.MkdirAll(cfg.Data, 0o700); err != nil {
 		return fmt.Errorf("data folder: %w", err)
 	}
@@ -564,14 +565,16 @@ func (s *Server) announce(ctx context.Context, version string) {
 func (s *Server) route(arm *controlplane.Plane) http.Handler {
 	// The port counts too: it becomes part of key identifiers and of the audience that a token must have.
 	published, suffix := "."+s.hsmSuffix(), "."+s.cfg.HSMDomain
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		host := strings.ToLower(r.Host)
-		if name, is := strings.CutSuffix(host, published); is && name != "" && !strings.Contains(name, ".") {
+	hsms := s.dataPlane(func(w http.ResponseWriter, r *http.Request) {
+		if name, is := strings.CutSuffix(strings.ToLower(r.Host), published); is && name != "" && !strings.Contains(name, ".") {
 			s.data.Serve(w, r, name)
 			return
 		}
-		if name, _, _ := strings.Cut(host, ":"); strings.HasSuffix(name, suffix) {
-			s.data.Refuse(w, r, failure.New(failure.Misdirected, "HSMs answer here as NAME%s; see STRONGROOM_HSM_*_URL in the environment file", published))
+		s.data.Refuse(w, r, failure.New(failure.Misdirected, "HSMs answer here as NAME%s; see STRONGROOM_HSM_*_URL in the environment file", published))
+	})
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if name, _, _ := strings.Cut(strings.ToLower(r.Host), ":"); strings.HasSuffix(name, suffix) {
+			hsms.ServeHTTP(w, r)
 			return
 		}
 		switch {
@@ -593,16 +596,29 @@ func (s *Server) hsmHandler(name string, port int) http.Handler {
 	for _, h := range []string{host, "localhost", strings.ToLower(name) + "." + s.cfg.HSMDomain} {
 		own[net.JoinHostPort(h, strconv.Itoa(port))] = true
 	}
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		switch {
-		case r.URL.Path == "/healthz" || r.URL.Path == "/readyz":
-			s.health(w, r)
-		case !own[strings.ToLower(r.Host)]:
-			s.data.Refuse(w, r, failure.New(failure.Misdirected, "this port belongs to an HSM that has another address; see STRONGROOM_HSM_*_URL in the environment file"))
-		default:
+	plane := s.dataPlane(func(w http.ResponseWriter, r *http.Request) {
+		if own[strings.ToLower(r.Host)] {
 			s.data.Serve(w, r, name)
+			return
+		}
+		s.data.Refuse(w, r, failure.New(failure.Misdirected, "this port belongs to an HSM that has another address; see STRONGROOM_HSM_*_URL in the environment file"))
+	})
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case "/healthz", "/readyz":
+			s.health(w, r)
+		default:
+			plane.ServeHTTP(w, r)
 		}
 	})
+}
+
+// dataPlane is what answers at the address of an HSM, as tests may look at it.
+func (s *Server) dataPlane(answer http.HandlerFunc) http.Handler {
+	if s.wrap == nil {
+		return answer
+	}
+	return s.wrap(answer)
 }
 
 // health answers probes: healthz that the process runs, readyz that the store answers. Neither tells a stranger more.

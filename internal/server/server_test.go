@@ -18,6 +18,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -243,6 +244,46 @@ func TestAddresses(t *testing.T) {
 	}
 	if code, body, _ := r.get(r.env["STRONGROOM_AUTHORITY"]+"/nothing/here", ""); code < 400 || !strings.Contains(body, `"error"`) {
 		t.Errorf("an unknown path on the main port: %d %s", code, body)
+	}
+}
+
+// Tests that wrap the data plane see every answer at an HSM's address, by both ways to it and refusals included; and
+// nothing of the rest, where the client secret passes.
+func TestWrapDataPlane(t *testing.T) {
+	var mu sync.Mutex
+	var seen []string
+	wrap := func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			mu.Lock()
+			seen = append(seen, r.URL.Path)
+			mu.Unlock()
+			w.Header().Set("X-Wrapped", "yes")
+			next.ServeHTTP(w, r)
+		})
+	}
+	r := begin(t, Options{Dev: true, DataDir: t.TempDir(), WrapDataPlane: wrap}, "dev.env")
+	authority, alpha := r.env["STRONGROOM_AUTHORITY"], r.env["STRONGROOM_HSM_ALPHA_URL"]
+	byName := "https://alpha.managedhsm.localhost:" + port(t, authority)
+	r.token("https://managedhsm.localhost")
+	for _, address := range []string{authority + "/healthz", alpha + "/readyz", authority + "/subscriptions?api-version=2022-12-01", authority + "/nothing"} {
+		if _, _, header := r.get(address, ""); header.Get("X-Wrapped") != "" {
+			t.Errorf("%s is wrapped", address)
+		}
+	}
+	for address, host := range map[string]string{alpha + "/a": "", byName + "/b": "", alpha + "/c": "elsewhere.example", byName + "/d": "alpha.managedhsm.localhost:1"} {
+		var hosts []string
+		if host != "" {
+			hosts = append(hosts, host)
+		}
+		if _, _, header := r.get(address, "", hosts...); header.Get("X-Wrapped") != "yes" {
+			t.Errorf("%s, Host %q, is not wrapped", address, host)
+		}
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	slices.Sort(seen)
+	if got := strings.Join(seen, " "); got != "/a /b /c /d" {
+		t.Errorf("seen: %s, want /a /b /c /d", got)
 	}
 }
 

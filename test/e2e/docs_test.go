@@ -35,6 +35,7 @@ func blocks(t *testing.T, page, heading string, want int) string {
 }
 
 // workplace is a folder as a newcomer has it after `make run`: bin/strongroom, ./data with a running server, the pages.
+// The commands of the pages run the shipped program; the server is the one that records, which differs in that only.
 func workplace(t *testing.T) (string, *harness.Server) {
 	t.Helper()
 	dir := t.TempDir()
@@ -50,7 +51,7 @@ func workplace(t *testing.T) (string, *harness.Server) {
 	if err := os.WriteFile(filepath.Join(dir, "README.md"), readme, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	return dir, harness.Start(t, filepath.Join(dir, "data"), harness.Options{Binary: binary})
+	return dir, startIn(t, filepath.Join(dir, "data"))
 }
 
 // The README's story, every command of it, as it stands there.
