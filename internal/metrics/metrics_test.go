@@ -1,8 +1,11 @@
 package metrics
 
 import (
+	"encoding/json"
 	"io"
 	"net/http/httptest"
+	"os"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -64,6 +67,32 @@ func TestScrape(t *testing.T) {
 	for _, line := range []string{`strongroom_requests_running 0`, `strongroom_hsm_keys{hsm="alpha"} 4`, `strongroom_audit_failed 1`} {
 		if !strings.Contains(text, line) {
 			t.Errorf("the second scrape lacks %s", line)
+		}
+	}
+}
+
+// The example alerts and dashboard name metrics that there are.
+func TestExamplesNameRealMetrics(t *testing.T) {
+	m := New(Sources{Version: "v", HSMs: func() []HSM { return []HSM{{"a", "activated", 1}} }, Tokens: func() (uint64, uint64) { return 0, 0 }, AuditUnwritten: func() (int, bool) { return 0, false }})
+	m.Observe("a", "Sign", 200, time.Millisecond)
+	text := scrape(t, m)
+	named := regexp.MustCompile(`\b(?:strongroom|process)_[a-z_]+`)
+	for _, file := range []string{"alerts.yml", "dashboard.json"} {
+		raw, err := os.ReadFile("../../deploy/" + file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		names := named.FindAllString(string(raw), -1)
+		if len(names) < 5 {
+			t.Errorf("%s names %d metrics", file, len(names))
+		}
+		for _, name := range names {
+			if !strings.Contains(text, "\n"+name+"{") && !strings.Contains(text, "\n"+name+" ") {
+				t.Errorf("%s names %s, which is not there", file, name)
+			}
+		}
+		if strings.HasSuffix(file, ".json") && !json.Valid(raw) {
+			t.Errorf("%s is not JSON", file)
 		}
 	}
 }

@@ -70,6 +70,10 @@ type Config struct {
 	// every caller who may decrypt with it can be used to decrypt anything, and to sign, by asking often enough.
 	AllowRSA15 bool `toml:"allow_rsa1_5"`
 
+	// LockMemory keeps the process out of swap, where that is permitted. Default true, and false in development. The
+	// pages of the database that were read are locked too, so memory grows to the size of the database at most.
+	LockMemory bool `toml:"lock_memory"`
+
 	TLS struct {
 		// Certificate and Key are PEM files, read again when they change. Default: a CA of our own in DATA/tls.
 		Certificate string `toml:"certificate"`
@@ -122,7 +126,7 @@ type IssuerConfig struct {
 
 // loadConfig merges file, options and defaults, and refuses what cannot work before anything is touched.
 func loadConfig(o Options) (Config, error) {
-	var c Config
+	c := Config{LockMemory: !o.Dev}
 	if o.ConfigFile != "" {
 		meta, err := toml.DecodeFile(o.ConfigFile, &c)
 		if mistake, is := errors.AsType[toml.ParseError](err); is {

@@ -86,6 +86,11 @@ func Run(ctx context.Context, o Options) (err error) {
 	if err := harden(); err != nil {
 		log.WarnContext(ctx, "core dumps could not be switched off", "error", err)
 	}
+	if cfg.LockMemory {
+		if err := lockMemory(); err != nil {
+			log.WarnContext(ctx, "memory could not be locked: keys in it may reach the swap. Forbid swap to this service, or allow it to lock memory", "error", err)
+		}
+	}
 	s := &Server{cfg: cfg, dev: o.Dev, stdout: o.Stdout, log: log, wrap: o.WrapDataPlane, kick: make(chan struct{}, 1)}
 	if err := durable.MkdirAll(cfg.Data, 0o700); err != nil {
 		return fmt.Errorf("data folder: %w", err)
