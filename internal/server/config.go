@@ -105,7 +105,22 @@ type Config struct {
 		// KeysPerHSM is how many keys one HSM may have, deleted ones included. Default 5000, as Azure's; at most
 		// 1,000,000.
 		KeysPerHSM int `toml:"keys_per_hsm"`
+		// Running is how many requests of one HSM run at once, and Waiting how many wait for their turn, for at most five
+		// seconds; beyond, the answer is 503 at once. Defaults 256 and 1024.
+		Running int `toml:"running"`
+		Waiting int `toml:"waiting"`
+		// RequestsPerSecond is how many requests one principal may make in a second, to all HSMs together; beyond, the answer
+		// is 429. Default 5000; -1 means no bound.
+		RequestsPerSecond int `toml:"requests_per_second"`
 	} `toml:"limits"`
+
+	Metrics struct {
+		// Listen is the address of a plain HTTP listener for Prometheus, GET /metrics. Default: none. Whoever reaches it
+		// learns the names of HSMs and what is done with them, and nothing else; it must be a loopback address unless
+		// Exposed says that the network around it is trusted.
+		Listen  string `toml:"listen"`
+		Exposed bool   `toml:"exposed"`
+	} `toml:"metrics"`
 
 	// Issuers are OpenID Connect issuers whose tokens are accepted.
 	Issuers []IssuerConfig `toml:"issuer"`
@@ -123,6 +138,9 @@ type IssuerConfig struct {
 	// Groups makes the groups in its tokens count as principals. Only for an issuer whose users cannot name groups.
 	Groups bool `toml:"groups"`
 }
+
+// maxRequests bounds the limits of requests at once.
+const maxRequests = 100_000
 
 // loadConfig merges file, options and defaults, and refuses what cannot work before anything is touched.
 func loadConfig(o Options) (Config, error) {
@@ -224,6 +242,23 @@ func loadConfig(o Options) (Config, error) {
 	}
 	if c.Limits.KeysPerHSM < 0 || c.Limits.KeysPerHSM > maxKeysPerHSM {
 		return c, fmt.Errorf("[limits] keys_per_hsm is %d; it must be 1 to %d, or be left out for %d", c.Limits.KeysPerHSM, maxKeysPerHSM, keys.MaxKeys)
+	}
+	for name, v := range map[string]int{"running": c.Limits.Running, "waiting": c.Limits.Waiting} {
+		if v < 0 || v > maxRequests {
+			return c, fmt.Errorf("[limits] %s is %d; it must be 1 to %d, or be left out", name, v, maxRequests)
+		}
+	}
+	if r := c.Limits.RequestsPerSecond; r < -1 || r > 10*maxRequests {
+		return c, fmt.Errorf("[limits] requests_per_second is %d; it must be 1 to %d, -1 for no bound, or be left out", r, 10*maxRequests)
+	}
+	if c.Metrics.Listen != "" {
+		host, _, err := net.SplitHostPort(c.Metrics.Listen)
+		if err != nil {
+			return c, fmt.Errorf("[metrics] listen %q is not HOST:PORT", c.Metrics.Listen)
+		}
+		if ip := net.ParseIP(host); !c.Metrics.Exposed && (ip == nil || !ip.IsLoopback()) {
+			return c, fmt.Errorf("[metrics] listen %q is not a loopback address, and metrics are plain HTTP without a token; listen on 127.0.0.1, or set exposed = true where the network around it is trusted", c.Metrics.Listen)
+		}
 	}
 	if c.Seal.File == "" {
 		c.Seal.File = filepath.Join(c.Data, "seal.json")
