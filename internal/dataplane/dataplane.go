@@ -51,11 +51,12 @@ type Config struct {
 type Handler struct {
 	cfg    Config
 	router router
+	region []string // value of a header
 }
 
 // New returns the handler for all HSMs of a server.
 func New(cfg Config) *Handler {
-	return &Handler{cfg: cfg, router: newRouter(routes)}
+	return &Handler{cfg: cfg, router: newRouter(routes), region: []string{cfg.Region}}
 }
 
 // operation is one line of behaviour: its bounds and what it does.
@@ -94,8 +95,8 @@ func (h *Handler) Serve(w http.ResponseWriter, r *http.Request, name string) {
 	started := h.cfg.Now()
 	id := uuid.NewString()
 	header := w.Header()
-	header.Set("x-ms-request-id", id)
-	header.Set("x-ms-keyvault-region", h.cfg.Region)
+	header[headerRequestID] = []string{id}
+	header[headerRegion] = h.region
 	if c := r.Header.Get("x-ms-client-request-id"); c != "" && len(c) <= 64 && isToken(c) {
 		header.Set("x-ms-client-request-id", c)
 	}
@@ -106,13 +107,30 @@ func (h *Handler) Serve(w http.ResponseWriter, r *http.Request, name string) {
 	} else {
 		h.write(w, a)
 	}
-	h.cfg.Log.DebugContext(r.Context(), "request", "hsm", name, "method", printableMethod(r.Method), "status", status, "request", id, "took", h.cfg.Now().Sub(started))
+	if h.cfg.Log.Enabled(r.Context(), slog.LevelDebug) {
+		h.cfg.Log.DebugContext(r.Context(), "request", "hsm", name, "method", printableMethod(r.Method), "status", status, "request", id, "took", h.cfg.Now().Sub(started))
+	}
+}
+
+// Headers of every answer, spelled as net/http keeps them. Values that are always the same are shared by all answers;
+// nobody changes a value in place.
+const (
+	headerRequestID = "X-Ms-Request-Id"
+	headerRegion    = "X-Ms-Keyvault-Region"
+)
+
+var fixedHeaders = map[string][]string{
+	"Content-Type":            {"application/json; charset=utf-8"},
+	"Cache-Control":           {"no-cache"},
+	"X-Content-Type-Options":  {"nosniff"},
+	"X-Frame-Options":         {"SAMEORIGIN"},
+	"Content-Security-Policy": {"default-src 'self'"},
 }
 
 // Refuse answers a request that reached no HSM.
 func (h *Handler) Refuse(w http.ResponseWriter, r *http.Request, err error) {
 	id := uuid.NewString()
-	w.Header().Set("x-ms-request-id", id)
+	w.Header()[headerRequestID] = []string{id}
 	h.writeError(r.Context(), w, r, id, err)
 }
 
@@ -195,7 +213,20 @@ func resourceOf(host string) (string, error) {
 	return "https://" + strings.ToLower(name), nil
 }
 
+// plainQueries are the queries of most requests, nothing but a known version, already taken apart. They are shared and
+// only read.
+var plainQueries = func() map[string]url.Values {
+	m := map[string]url.Values{}
+	for v := range apiVersions {
+		m["api-version="+v] = url.Values{"api-version": {v}}
+	}
+	return m
+}()
+
 func parseQuery(raw string) (url.Values, error) {
+	if query := plainQueries[raw]; query != nil {
+		return query, nil
+	}
 	if len(raw) > 4096 {
 		return nil, failure.New(failure.BadParameter, "the query is too long")
 	}
@@ -235,7 +266,8 @@ func readBody(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, erro
 	if limit == 0 {
 		return nil, nil
 	}
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
+	// What is announced and does not come must not hold more memory than what does come.
+	body, err := readAll(http.MaxBytesReader(w, r.Body, limit), min(r.ContentLength, limit, smallBody))
 	if err != nil {
 		if _, tooLarge := errors.AsType[*http.MaxBytesError](err); tooLarge {
 			return nil, failure.New(failure.TooLarge, "the body is larger than %d bytes, the limit of this operation", limit)
@@ -245,7 +277,7 @@ func readBody(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, erro
 	if len(body) == 0 {
 		return nil, nil
 	}
-	if kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || kind != "application/json" {
+	if !isJSON(r.Header.Get("Content-Type")) {
 		return nil, failure.New(failure.BadMediaType, "the body must be JSON, with Content-Type: application/json")
 	}
 	if err := strictjson.Check(body, bodyLimits); err != nil {
@@ -254,11 +286,50 @@ func readBody(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, erro
 	return body, nil
 }
 
+// readAll is io.ReadAll with room for what is announced, so that a plaintext is in one place and not in all that the
+// buffer grew out of. announced is negative if nothing is known.
+func readAll(r io.Reader, announced int64) ([]byte, error) {
+	body := make([]byte, 0, max(announced, 511)+1) // one more, to see the end
+	for {
+		n, err := r.Read(body[len(body):cap(body)])
+		body = body[:len(body)+n]
+		if err == io.EOF {
+			return body, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		if len(body) == cap(body) {
+			body = append(body, 0)[:len(body)]
+		}
+	}
+}
+
+func isJSON(contentType string) bool {
+	switch contentType { // as nearly everybody writes it
+	case "application/json", "application/json; charset=utf-8":
+		return true
+	}
+	kind, _, err := mime.ParseMediaType(contentType)
+	return err == nil && kind == "application/json"
+}
+
+// plainForm is a form that can be read without encoding/json where it is plain: see [strictjson.Flat].
+type plainForm interface {
+	TakeMember(name, value []byte) bool
+}
+
 // decode reads the body of a call. Members that are not in the form are ignored, as Azure does.
 func decode[T any](c *call) (T, error) {
 	var v T
 	if len(c.body) == 0 {
 		return v, failure.New(failure.BadParameter, "this operation needs a JSON body")
+	}
+	if p, has := any(&v).(plainForm); has {
+		if strictjson.Flat(c.body, p.TakeMember) {
+			return v, nil
+		}
+		v = *new(T)
 	}
 	if err := json.Unmarshal(c.body, &v); err != nil {
 		what := "a member has the wrong type"
@@ -274,15 +345,25 @@ func (h *Handler) write(w http.ResponseWriter, a answer) {
 	for name, value := range a.header {
 		w.Header().Set(name, value)
 	}
-	var body []byte
-	if a.body != nil {
-		body, _ = json.Marshal(a.body) // wire types hold strings, numbers and booleans
-	}
+	body := encode(a.body)
 	writeBody(w, a.status, body)
 	if a.wipe != nil {
 		clear(body)
 		a.wipe()
 	}
+}
+
+func encode(body any) []byte {
+	if body == nil {
+		return nil
+	}
+	if plain, has := body.(interface{ AppendJSON([]byte) ([]byte, bool) }); has {
+		if out, ok := plain.AppendJSON(nil); ok {
+			return out
+		}
+	}
+	out, _ := json.Marshal(body) // wire types hold strings, numbers and booleans
+	return out
 }
 
 // writeError is the only place that writes a status of 400 or more.
@@ -304,11 +385,9 @@ func (h *Handler) writeError(ctx context.Context, w http.ResponseWriter, r *http
 
 func writeBody(w http.ResponseWriter, status int, body []byte) {
 	header := w.Header()
-	header.Set("Content-Type", "application/json; charset=utf-8")
-	header.Set("Cache-Control", "no-cache")
-	header.Set("X-Content-Type-Options", "nosniff")
-	header.Set("X-Frame-Options", "SAMEORIGIN")
-	header.Set("Content-Security-Policy", "default-src 'self'")
+	for name, value := range fixedHeaders {
+		header[name] = value
+	}
 	if status != http.StatusNoContent {
 		header.Set("Content-Length", strconv.Itoa(len(body)))
 	}

@@ -61,7 +61,8 @@ type Config struct {
 
 // Keys are the keys of one HSM. Several may serve one HSM, in one process or in many. Safe for concurrent use.
 type Keys struct {
-	cfg Config
+	cfg   Config
+	cache *recordCache
 
 	// What [Keys.served] counts from. Whoever forgets it counts less, never more.
 	mu       sync.Mutex
@@ -70,13 +71,17 @@ type Keys struct {
 	since    time.Duration // uptime when it was read
 }
 
-// New returns the keys of the HSM that cfg describes.
+// New returns the keys of the HSM that cfg describes. Close it when it is no longer needed.
 func New(cfg Config) *Keys {
 	if cfg.MaxKeys == 0 {
 		cfg.MaxKeys = MaxKeys
 	}
-	return &Keys{cfg: cfg}
+	return &Keys{cfg: cfg, cache: newRecordCache(cfg.Store, "hsm/"+cfg.HSM+"/", maxCached)}
 }
+
+// Close ends the subscription to the store's changes. Calls after it work, and read every record anew. It waits for the
+// watchers of a commit under way, so it must not be called by one.
+func (k *Keys) Close() { k.cache.close() }
 
 // Key is one version of a key.
 type Key struct {

@@ -296,6 +296,13 @@ func (p *parser) string(keep bool) (string, error) {
 	var decoded []byte
 	escaped := false
 	for {
+		from := p.at
+		for stop := min(len(p.text), start+p.limits.StringBytes+1); p.at < stop && plainASCII[p.text[p.at]]; {
+			p.at++
+		}
+		if escaped && keep {
+			decoded = append(decoded, p.text[from:p.at]...)
+		}
 		if p.at-start > p.limits.StringBytes {
 			return "", p.fail(ErrLimit, "a string is too long")
 		}
@@ -329,12 +336,7 @@ func (p *parser) string(keep bool) (string, error) {
 			if keep {
 				decoded = utf8.AppendRune(decoded, r)
 			}
-		case c < utf8.RuneSelf:
-			p.at++
-			if escaped && keep {
-				decoded = append(decoded, c)
-			}
-		default:
+		default: // not ASCII
 			r, size := utf8.DecodeRune(p.text[p.at:])
 			if r == utf8.RuneError && size <= 1 {
 				return "", p.fail(ErrEncoding, "broken UTF-8")
@@ -346,6 +348,14 @@ func (p *parser) string(keep bool) (string, error) {
 		}
 	}
 }
+
+// plainASCII are the bytes that stand in a string for themselves and alone.
+var plainASCII = func() (set [256]bool) {
+	for c := 0x20; c < utf8.RuneSelf; c++ {
+		set[c] = c != '"' && c != '\\'
+	}
+	return set
+}()
 
 // escape reads a backslash and what belongs to it, a surrogate pair included.
 func (p *parser) escape() (rune, error) {
