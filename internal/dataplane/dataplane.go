@@ -11,6 +11,7 @@ import (
 	"io"
 	"log/slog"
 	"mime"
+	"net"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -23,6 +24,8 @@ import (
 	"strongroom/internal/api"
 	"strongroom/internal/failure"
 	"strongroom/internal/hsm"
+	"strongroom/internal/limit"
+	"strongroom/internal/metrics"
 	"strongroom/internal/strictjson"
 )
 
@@ -45,6 +48,33 @@ type Config struct {
 	Region        string
 	Log           *slog.Logger
 	Now           func() time.Time
+	// What follows may be nil. Limits bound what one principal and all of them may ask for; Recorder keeps the record
+	// without which nothing is done and nothing is answered; Metrics count.
+	Limits   *limit.Limiter
+	Recorder Recorder
+	Metrics  *metrics.Metrics
+}
+
+// Recorder keeps a durable record of every call.
+type Recorder interface {
+	// Intent is called before an operation that changes something, Outcome before any answer leaves. If one of them
+	// fails, what it stands before does not happen: the caller gets its error instead.
+	Intent(ctx context.Context, e *Exchange) error
+	Outcome(ctx context.Context, e *Exchange) error
+}
+
+// Exchange is what is known of a request. Nothing in it is secret, and what a stranger can write into it is bounded:
+// names that passed the router, and texts of a verified token.
+type Exchange struct {
+	Request, ClientRequest string
+	Caller                 access.Caller // the zero value: nobody who could be believed
+	Source                 string        // address, without the port
+	HSM, HSMID             string        // "" until the HSM is found
+	Operation              string        // "" where there is no such route
+	Key, Version           string        // as used; from the path until then
+	Status                 int           // 0 in an intent
+	Code                   string        // of the error
+	Took                   time.Duration
 }
 
 // Handler answers the data plane. Its requests carry the HSM's name in their context: see [Serve].
@@ -77,6 +107,7 @@ type call struct {
 	id, scope     string // of a role definition or assignment, and where in the HSM it is
 	query         url.Values
 	body          []byte
+	exchange      *Exchange
 }
 
 // answer is what goes back. A nil body is an empty one. A secret body is cleared once it is written, as far as its
@@ -92,24 +123,65 @@ func ok(body any) (answer, error) { return answer{status: http.StatusOK, body: b
 
 // Serve answers r for the HSM of the given name.
 func (h *Handler) Serve(w http.ResponseWriter, r *http.Request, name string) {
+	h.respond(w, r, func(e *Exchange) (answer, error) { return h.serve(w, r, name, e) })
+}
+
+// Refuse answers a request that reached no HSM.
+func (h *Handler) Refuse(w http.ResponseWriter, r *http.Request, err error) {
+	h.respond(w, r, func(*Exchange) (answer, error) { return answer{}, err })
+}
+
+// respond has a request answered, its record kept, and only then the answer written.
+func (h *Handler) respond(w http.ResponseWriter, r *http.Request, serve func(e *Exchange) (answer, error)) {
 	started := h.cfg.Now()
-	id := uuid.NewString()
+	e := &Exchange{Request: uuid.NewString(), Source: sourceOf(r.RemoteAddr)}
 	header := w.Header()
-	header[headerRequestID] = []string{id}
+	header[headerRequestID] = []string{e.Request}
 	header[headerRegion] = h.region
 	if c := r.Header.Get("x-ms-client-request-id"); c != "" && len(c) <= 64 && isToken(c) {
 		header.Set("x-ms-client-request-id", c)
+		e.ClientRequest = c
 	}
-	a, err := h.serve(w, r, name)
-	status := a.status
+	if h.cfg.Metrics != nil {
+		defer h.cfg.Metrics.Begin()()
+	}
+	a, err := serve(e)
+	var refusal api.ErrorBody
+	if e.Status = a.status; err != nil {
+		e.Status, refusal = api.FromFailure(err, e.Request)
+		e.Code = refusal.Error.Code
+	}
+	e.Took = h.cfg.Now().Sub(started)
+	if h.cfg.Recorder != nil {
+		// A client that went away does not take the record with it.
+		if failed := h.cfg.Recorder.Outcome(context.WithoutCancel(r.Context()), e); failed != nil {
+			if a.wipe != nil {
+				a.wipe()
+			}
+			err = failed
+			e.Status, refusal = api.FromFailure(err, e.Request)
+		}
+	}
 	if err != nil {
-		status = h.writeError(r.Context(), w, r, id, err)
+		h.writeError(r.Context(), w, r, e, err, refusal)
 	} else {
 		h.write(w, a)
 	}
-	if h.cfg.Log.Enabled(r.Context(), slog.LevelDebug) {
-		h.cfg.Log.DebugContext(r.Context(), "request", "hsm", name, "method", printableMethod(r.Method), "status", status, "request", id, "took", h.cfg.Now().Sub(started))
+	if h.cfg.Metrics != nil {
+		h.cfg.Metrics.Observe(e.HSM, e.Operation, e.Status, e.Took)
 	}
+	if h.cfg.Log.Enabled(r.Context(), slog.LevelDebug) {
+		h.cfg.Log.DebugContext(r.Context(), "request", "hsm", e.HSM, "operation", e.Operation, "method", printableMethod(r.Method), "status", e.Status, "request", e.Request, "took", e.Took)
+	}
+}
+
+// sourceOf is the address of a peer without its port.
+func sourceOf(remote string) string {
+	host, _, err := net.SplitHostPort(remote)
+	if err != nil {
+		return ""
+	}
+	return host
 }
 
 // Headers of every answer, spelled as net/http keeps them. Values that are always the same are shared by all answers;
@@ -127,15 +199,8 @@ var fixedHeaders = map[string][]string{
 	"Content-Security-Policy": {"default-src 'self'"},
 }
 
-// Refuse answers a request that reached no HSM.
-func (h *Handler) Refuse(w http.ResponseWriter, r *http.Request, err error) {
-	id := uuid.NewString()
-	w.Header()[headerRequestID] = []string{id}
-	h.writeError(r.Context(), w, r, id, err)
-}
-
-// serve is the order of every request: path, host, token, route, version, body, operation.
-func (h *Handler) serve(w http.ResponseWriter, r *http.Request, name string) (answer, error) {
+// serve is the order of every request: path, host, token, rate, route, version, body, HSM, place, record, operation.
+func (h *Handler) serve(w http.ResponseWriter, r *http.Request, name string, e *Exchange) (answer, error) {
 	if r.Header.Get("X-HTTP-Method") != "" || r.Header.Get("X-HTTP-Method-Override") != "" || r.Header.Get("X-HTTP-Request") != "" {
 		return answer{}, failure.New(failure.BadParameter, "a method override header is not accepted; send the method itself")
 	}
@@ -157,12 +222,22 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, name string) (an
 		w.Header().Set("WWW-Authenticate", fmt.Sprintf("Bearer authorization=%q, resource=%q", h.cfg.Authorization, resource))
 		return answer{}, err
 	}
+	e.Caller = caller
+	if h.cfg.Limits != nil {
+		if err := h.cfg.Limits.Allow(caller.ObjectID); err != nil {
+			return answer{}, err
+		}
+	}
 	if pathErr != nil {
 		return answer{}, pathErr
 	}
 	m, err := h.router.find(r.Method, segments)
 	if err != nil {
 		return answer{}, err
+	}
+	e.Operation, e.Version = m.op.name, m.version
+	if access.ValidScope(access.ScopeKey(m.name)) {
+		e.Key = m.name
 	}
 	if err := checkVersion(query, m.op.anyVersion); err != nil {
 		return answer{}, err
@@ -175,7 +250,20 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, name string) (an
 	if err != nil {
 		return answer{}, err
 	}
-	return m.op.run(r.Context(), &call{caller: caller, hsm: target, base: "https://" + r.Host, name: m.name, version: m.version, id: m.id, query: query, body: body})
+	e.HSM, e.HSMID = target.Name(), target.ID()
+	if h.cfg.Limits != nil {
+		leave, err := h.cfg.Limits.Enter(r.Context(), e.HSMID)
+		if err != nil {
+			return answer{}, err
+		}
+		defer leave()
+	}
+	if m.op.changes && h.cfg.Recorder != nil {
+		if err := h.cfg.Recorder.Intent(r.Context(), e); err != nil {
+			return answer{}, err
+		}
+	}
+	return m.op.run(r.Context(), &call{caller: caller, hsm: target, base: "https://" + r.Host, name: m.name, version: m.version, id: m.id, query: query, body: body, exchange: e})
 }
 
 // authenticate verifies the bearer token. SDK clients send their first request without one, and with the body
@@ -367,21 +455,22 @@ func encode(body any) []byte {
 }
 
 // writeError is the only place that writes a status of 400 or more.
-func (h *Handler) writeError(ctx context.Context, w http.ResponseWriter, r *http.Request, id string, err error) int {
-	status, body := api.FromFailure(err, id)
+func (h *Handler) writeError(ctx context.Context, w http.ResponseWriter, r *http.Request, e *Exchange, err error, body api.ErrorBody) {
 	switch {
-	case status >= 500:
-		h.cfg.Log.ErrorContext(ctx, "request failed", "request", id, "method", printableMethod(r.Method), "status", status, "error", err)
-	case status != http.StatusUnauthorized:
-		h.cfg.Log.InfoContext(ctx, "request refused", "request", id, "method", printableMethod(r.Method), "status", status, "code", body.Error.Code)
+	case e.Status >= 500:
+		h.cfg.Log.ErrorContext(ctx, "request failed", "request", e.Request, "operation", e.Operation, "method", printableMethod(r.Method), "status", e.Status, "error", err)
+	case e.Status != http.StatusUnauthorized:
+		h.cfg.Log.InfoContext(ctx, "request refused", "request", e.Request, "operation", e.Operation, "method", printableMethod(r.Method), "status", e.Status, "code", body.Error.Code)
 	}
 	if errors.Is(err, failure.Throttled) || errors.Is(err, failure.Unavailable) {
-		w.Header().Set("Retry-After", "5")
+		w.Header().Set("Retry-After", retryAfter)
 	}
 	out, _ := json.Marshal(body)
-	writeBody(w, status, out)
-	return status
+	writeBody(w, e.Status, out)
 }
+
+// retryAfter is when whoever is refused for now should come back.
+var retryAfter = strconv.Itoa(int(limit.RetryAfter / time.Second))
 
 func writeBody(w http.ResponseWriter, status int, body []byte) {
 	header := w.Header()

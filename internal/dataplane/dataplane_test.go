@@ -63,6 +63,17 @@ type fixture struct {
 	handler http.Handler
 	signer  jose.Signer
 	now     time.Time
+	config  dataplane.Config
+}
+
+// configure has the requests from now on answered under a changed configuration.
+func (f *fixture) configure(change func(*dataplane.Config)) {
+	change(&f.config)
+	plane := dataplane.New(f.config)
+	f.handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		name, _, _ := strings.Cut(r.Host, ".")
+		plane.Serve(w, r, name)
+	})
 }
 
 func newFixture(t testing.TB, hsms ...string) *fixture {
@@ -92,11 +103,8 @@ func newFixture(t testing.TB, hsms ...string) *fixture {
 			t.Fatal(err)
 		}
 	}
-	plane := dataplane.New(dataplane.Config{HSMs: f.service, Verifier: verifier, Authorization: issuerURL + "/tenant", Region: "local", Log: slog.New(slog.DiscardHandler), Now: clock})
-	f.handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		name, _, _ := strings.Cut(r.Host, ".")
-		plane.Serve(w, r, name)
-	})
+	f.config = dataplane.Config{HSMs: f.service, Verifier: verifier, Authorization: issuerURL + "/tenant", Region: "local", Log: slog.New(slog.DiscardHandler), Now: clock}
+	f.configure(func(*dataplane.Config) {})
 	return f
 }
 

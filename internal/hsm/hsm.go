@@ -425,6 +425,9 @@ func (s *Service) Open(ctx context.Context, name string) (*HSM, error) {
 	return h, nil
 }
 
+// ID is the HSM's ID, which no other ever has.
+func (h *HSM) ID() string { return h.id }
+
 // Name is the HSM's name as first written.
 func (h *HSM) Name() string { return h.name }
 

@@ -32,6 +32,7 @@ import (
 	"strongroom/internal/failure"
 	"strongroom/internal/hsm"
 	"strongroom/internal/identity"
+	"strongroom/internal/metrics"
 	"strongroom/internal/pki"
 	"strongroom/internal/seal"
 	"strongroom/internal/store"
@@ -55,8 +56,11 @@ type Server struct {
 	issuer     *identity.Issuer // nil when the embedded issuer is off
 	listen     *listeners
 	data       *dataplane.Handler
+	verifier   *access.Verifier
+	metrics    *metrics.Metrics
 	wrap       func(http.Handler) http.Handler // Options.WrapDataPlane
 	main       http.Handler
+	version    string
 	base       string // https://host:port of the main listener, as clients reach it
 	caFile     string
 	client     clientCredentials
@@ -91,7 +95,7 @@ func Run(ctx context.Context, o Options) (err error) {
 			log.WarnContext(ctx, "memory could not be locked: keys in it may reach the swap. Forbid swap to this service, or allow it to lock memory", "error", err)
 		}
 	}
-	s := &Server{cfg: cfg, dev: o.Dev, stdout: o.Stdout, log: log, wrap: o.WrapDataPlane, kick: make(chan struct{}, 1)}
+	s := &Server{cfg: cfg, dev: o.Dev, stdout: o.Stdout, log: log, version: o.Version, wrap: o.WrapDataPlane, kick: make(chan struct{}, 1)}
 	if err := durable.MkdirAll(cfg.Data, 0o700); err != nil {
 		return fmt.Errorf("data folder: %w", err)
 	}
@@ -124,6 +128,11 @@ func Run(ctx context.Context, o Options) (err error) {
 	if err := s.listen.serve(s.listen.base, s.main); err != nil {
 		return err
 	}
+	stopMetrics, err := s.serveMetrics()
+	if err != nil {
+		return err
+	}
+	defer stopMetrics()
 	unwatch := s.store.Watch(s.noticed)
 	defer unwatch()
 	sweeping, stopSweeping := context.WithCancel(ctx)
@@ -365,7 +374,10 @@ func (s *Server) wire(ctx context.Context) error {
 		config.ReservePort, config.ReleasePort = s.listen.reserve, s.listen.release
 	}
 	s.hsms = hsm.New(config)
-	s.data = dataplane.New(dataplane.Config{HSMs: s.hsms, Verifier: verifier, Authorization: s.base + "/" + s.meta.tenant, Region: s.cfg.Location, Log: s.log, Now: time.Now})
+	s.verifier = verifier
+	s.metrics = metrics.New(s.sources(s.version))
+	s.data = dataplane.New(dataplane.Config{HSMs: s.hsms, Verifier: verifier, Authorization: s.base + "/" + s.meta.tenant, Region: s.cfg.Location, Log: s.log, Now: time.Now,
+		Limits: s.cfg.limiter(), Metrics: s.metrics})
 	arm, err := controlplane.New(controlplane.Config{
 		Service: &provisioner{s: s}, Verifier: verifier, BaseURLs: s.bases(), Tenant: s.meta.tenant, Subscription: s.meta.subscription, SubscriptionName: "Strongroom",
 		ResourceGroup: defaultGroup, Location: s.cfg.Location, MHSMSuffix: s.hsmSuffix(), Log: s.log,
