@@ -138,8 +138,8 @@ func (h *Handler) respond(w http.ResponseWriter, r *http.Request, serve func(e *
 	header := w.Header()
 	header[headerRequestID] = []string{e.Request}
 	header[headerRegion] = h.region
-	if c := r.Header.Get("x-ms-client-request-id"); c != "" && len(c) <= 64 && isToken(c) {
-		header.Set("x-ms-client-request-id", c)
+	if c := r.Header.Get(headerClientRequestID); c != "" && len(c) <= 64 && isToken(c) {
+		header[headerClientRequestID] = []string{c}
 		e.ClientRequest = c
 	}
 	if h.cfg.Metrics != nil {
@@ -184,11 +184,12 @@ func sourceOf(remote string) string {
 	return host
 }
 
-// Headers of every answer, spelled as net/http keeps them. Values that are always the same are shared by all answers;
+// Headers, spelled as net/http keeps them, so that it need not respell them for each request. Values that are always the same are shared by all answers;
 // nobody changes a value in place.
 const (
-	headerRequestID = "X-Ms-Request-Id"
-	headerRegion    = "X-Ms-Keyvault-Region"
+	headerRequestID       = "X-Ms-Request-Id"
+	headerRegion          = "X-Ms-Keyvault-Region"
+	headerClientRequestID = "X-Ms-Client-Request-Id"
 )
 
 var fixedHeaders = map[string][]string{
@@ -201,7 +202,7 @@ var fixedHeaders = map[string][]string{
 
 // serve is the order of every request: path, host, token, rate, route, version, body, HSM, place, record, operation.
 func (h *Handler) serve(w http.ResponseWriter, r *http.Request, name string, e *Exchange) (answer, error) {
-	if r.Header.Get("X-HTTP-Method") != "" || r.Header.Get("X-HTTP-Method-Override") != "" || r.Header.Get("X-HTTP-Request") != "" {
+	if r.Header.Get("X-Http-Method") != "" || r.Header.Get("X-Http-Method-Override") != "" || r.Header.Get("X-Http-Request") != "" {
 		return answer{}, failure.New(failure.BadParameter, "a method override header is not accepted; send the method itself")
 	}
 	segments, pathErr := splitPath(r.URL)
@@ -289,16 +290,15 @@ func resourceOf(host string) (string, error) {
 			return "", failure.New(failure.BadParameter, "the Host header is not a host name")
 		}
 	}
-	if _, rest, dotted := strings.Cut(name, "."); dotted {
-		name = rest
-	}
 	if hasPort {
 		if _, err := strconv.ParseUint(port, 10, 16); err != nil {
 			return "", failure.New(failure.BadParameter, "the Host header has no valid port")
 		}
-		name += ":" + port
 	}
-	return "https://" + strings.ToLower(name), nil
+	if first, _, dotted := strings.Cut(name, "."); dotted {
+		host = host[len(first)+1:]
+	}
+	return "https://" + strings.ToLower(host), nil
 }
 
 // plainQueries are the queries of most requests, nothing but a known version, already taken apart. They are shared and

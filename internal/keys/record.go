@@ -337,11 +337,16 @@ func (k *Keys) loadVersion(ctx context.Context, eng engine.Engine, r store.Reade
 
 // find returns a key and one of its versions; version "" is the latest. Both may be shared with others: whoever wants to
 // change one uses lookUp, inside the transaction.
-func (k *Keys) find(ctx context.Context, eng engine.Engine, lower, version string) (rec *keyRecord, v *versionRecord, err error) {
+func (k *Keys) find(ctx context.Context, eng engine.Engine, lower, version string) (*keyRecord, *versionRecord, error) {
 	rec, v, seen := k.cache.get(eng, lower, version)
 	if v != nil {
 		return rec, v, nil
 	}
+	return k.read(ctx, eng, lower, version, seen)
+}
+
+// read is find past the cache.
+func (k *Keys) read(ctx context.Context, eng engine.Engine, lower, version string, seen uint64) (rec *keyRecord, v *versionRecord, err error) {
 	err = k.cfg.Store.View(ctx, func(r store.Reader) error {
 		rec, v, _, err = k.lookUp(ctx, eng, r, lower, version)
 		return err

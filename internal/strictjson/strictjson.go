@@ -427,10 +427,10 @@ const manyNames = 16
 
 // add reports whether name was new.
 func (n *names) add(name string) bool {
-	if n.fold {
-		name = foldCase(name)
-	}
 	if n.many != nil {
+		if n.fold {
+			name = foldCase(name)
+		}
 		if _, found := n.many[name]; found {
 			return false
 		}
@@ -438,21 +438,24 @@ func (n *names) add(name string) bool {
 		return true
 	}
 	for _, other := range n.few {
-		if other == name {
+		if other == name || n.fold && strings.EqualFold(other, name) {
 			return false
 		}
 	}
 	if n.few = append(n.few, name); len(n.few) >= manyNames {
 		n.many = make(map[string]struct{}, 2*manyNames)
 		for _, other := range n.few {
+			if n.fold {
+				other = foldCase(other)
+			}
 			n.many[other] = struct{}{}
 		}
 	}
 	return true
 }
 
-// foldCase maps all spellings that encoding/json takes for one name to one string: each rune becomes the
-// smallest of those that differ from it in case alone ("K", "k" and the Kelvin sign are one).
+// foldCase maps all spellings that encoding/json takes for one name, which are those that strings.EqualFold takes for
+// one, to one string: each rune becomes the smallest of those that differ from it in case alone ("K", "k" and the Kelvin sign are one).
 func foldCase(name string) string {
 	return strings.Map(func(r rune) rune {
 		if 'a' <= r && r <= 'z' {
