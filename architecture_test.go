@@ -21,6 +21,7 @@ var level = map[string]int{
 	"internal/controlplane":    70,
 	"internal/identity":        70,
 	"internal/hsm":             60,
+	"internal/record":          46,
 	"internal/keys":            50,
 	"internal/access":          45,
 	"internal/engine/software": 41,

@@ -11,7 +11,6 @@ import (
 	"io"
 	"log/slog"
 	"mime"
-	"net"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -26,6 +25,7 @@ import (
 	"strongroom/internal/hsm"
 	"strongroom/internal/limit"
 	"strongroom/internal/metrics"
+	"strongroom/internal/record"
 	"strongroom/internal/strictjson"
 )
 
@@ -51,30 +51,8 @@ type Config struct {
 	// What follows may be nil. Limits bound what one principal and all of them may ask for; Recorder keeps the record
 	// without which nothing is done and nothing is answered; Metrics count.
 	Limits   *limit.Limiter
-	Recorder Recorder
+	Recorder record.Recorder
 	Metrics  *metrics.Metrics
-}
-
-// Recorder keeps a durable record of every call.
-type Recorder interface {
-	// Intent is called before an operation that changes something, Outcome before any answer leaves. If one of them
-	// fails, what it stands before does not happen: the caller gets its error instead.
-	Intent(ctx context.Context, e *Exchange) error
-	Outcome(ctx context.Context, e *Exchange) error
-}
-
-// Exchange is what is known of a request. Nothing in it is secret, and what a stranger can write into it is bounded:
-// names that passed the router, and texts of a verified token.
-type Exchange struct {
-	Request, ClientRequest string
-	Caller                 access.Caller // the zero value: nobody who could be believed
-	Source                 string        // address, without the port
-	HSM, HSMID             string        // "" until the HSM is found
-	Operation              string        // "" where there is no such route
-	Key, Version           string        // as used; from the path until then
-	Status                 int           // 0 in an intent
-	Code                   string        // of the error
-	Took                   time.Duration
 }
 
 // Handler answers the data plane. Its requests carry the HSM's name in their context: see [Serve].
@@ -107,7 +85,7 @@ type call struct {
 	id, scope     string // of a role definition or assignment, and where in the HSM it is
 	query         url.Values
 	body          []byte
-	exchange      *Exchange
+	record        *record.Call
 }
 
 // answer is what goes back. A nil body is an empty one. A secret body is cleared once it is written, as far as its
@@ -123,18 +101,18 @@ func ok(body any) (answer, error) { return answer{status: http.StatusOK, body: b
 
 // Serve answers r for the HSM of the given name.
 func (h *Handler) Serve(w http.ResponseWriter, r *http.Request, name string) {
-	h.respond(w, r, func(e *Exchange) (answer, error) { return h.serve(w, r, name, e) })
+	h.respond(w, r, func(e *record.Call) (answer, error) { return h.serve(w, r, name, e) })
 }
 
 // Refuse answers a request that reached no HSM.
 func (h *Handler) Refuse(w http.ResponseWriter, r *http.Request, err error) {
-	h.respond(w, r, func(*Exchange) (answer, error) { return answer{}, err })
+	h.respond(w, r, func(*record.Call) (answer, error) { return answer{}, err })
 }
 
 // respond has a request answered, its record kept, and only then the answer written.
-func (h *Handler) respond(w http.ResponseWriter, r *http.Request, serve func(e *Exchange) (answer, error)) {
+func (h *Handler) respond(w http.ResponseWriter, r *http.Request, serve func(e *record.Call) (answer, error)) {
 	started := h.cfg.Now()
-	e := &Exchange{Request: uuid.NewString(), Source: sourceOf(r.RemoteAddr)}
+	e := &record.Call{Request: uuid.NewString(), Source: record.Source(r.RemoteAddr)}
 	header := w.Header()
 	header[headerRequestID] = []string{e.Request}
 	header[headerRegion] = h.region
@@ -175,15 +153,6 @@ func (h *Handler) respond(w http.ResponseWriter, r *http.Request, serve func(e *
 	}
 }
 
-// sourceOf is the address of a peer without its port.
-func sourceOf(remote string) string {
-	host, _, err := net.SplitHostPort(remote)
-	if err != nil {
-		return ""
-	}
-	return host
-}
-
 // Headers, spelled as net/http keeps them, so that it need not respell them for each request. Values that are always the same are shared by all answers;
 // nobody changes a value in place.
 const (
@@ -201,7 +170,7 @@ var fixedHeaders = map[string][]string{
 }
 
 // serve is the order of every request: path, host, token, rate, route, version, body, HSM, place, record, operation.
-func (h *Handler) serve(w http.ResponseWriter, r *http.Request, name string, e *Exchange) (answer, error) {
+func (h *Handler) serve(w http.ResponseWriter, r *http.Request, name string, e *record.Call) (answer, error) {
 	if r.Header.Get("X-Http-Method") != "" || r.Header.Get("X-Http-Method-Override") != "" || r.Header.Get("X-Http-Request") != "" {
 		return answer{}, failure.New(failure.BadParameter, "a method override header is not accepted; send the method itself")
 	}
@@ -236,7 +205,7 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, name string, e *
 	if err != nil {
 		return answer{}, err
 	}
-	e.Operation, e.Version = m.op.name, m.version
+	e.Operation, e.Changes, e.Version = m.op.name, m.op.changes, m.version
 	if access.ValidScope(access.ScopeKey(m.name)) {
 		e.Key = m.name
 	}
@@ -264,7 +233,7 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, name string, e *
 			return answer{}, err
 		}
 	}
-	return m.op.run(r.Context(), &call{caller: caller, hsm: target, base: "https://" + r.Host, name: m.name, version: m.version, id: m.id, query: query, body: body, exchange: e})
+	return m.op.run(r.Context(), &call{caller: caller, hsm: target, base: "https://" + r.Host, name: m.name, version: m.version, id: m.id, query: query, body: body, record: e})
 }
 
 // authenticate verifies the bearer token. SDK clients send their first request without one, and with the body
@@ -455,7 +424,7 @@ func encode(body any) []byte {
 }
 
 // writeError is the only place that writes a status of 400 or more.
-func (h *Handler) writeError(ctx context.Context, w http.ResponseWriter, r *http.Request, e *Exchange, err error, body api.ErrorBody) {
+func (h *Handler) writeError(ctx context.Context, w http.ResponseWriter, r *http.Request, e *record.Call, err error, body api.ErrorBody) {
 	switch {
 	case e.Status >= 500:
 		h.cfg.Log.ErrorContext(ctx, "request failed", "request", e.Request, "operation", e.Operation, "method", printableMethod(r.Method), "status", e.Status, "error", err)

@@ -401,7 +401,7 @@ func (c *call) kid(name, version string) string {
 
 // used is kid for the version that a call was about in the end, and notes it for the record.
 func (c *call) used(name, version string) string {
-	c.exchange.Key, c.exchange.Version = name, version
+	c.record.Key, c.record.Version = name, version
 	return c.kid(name, version)
 }
 

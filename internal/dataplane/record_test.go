@@ -15,16 +15,17 @@ import (
 	"strongroom/internal/dataplane"
 	"strongroom/internal/failure"
 	"strongroom/internal/limit"
+	"strongroom/internal/record"
 )
 
 // clerk is a recorder that can run out of paper.
 type clerk struct {
 	mu              sync.Mutex
-	intents, ended  []dataplane.Exchange
+	intents, ended  []record.Call
 	noIntent, noEnd bool
 }
 
-func (c *clerk) keep(list *[]dataplane.Exchange, e *dataplane.Exchange, broken bool) error {
+func (c *clerk) keep(list *[]record.Call, e *record.Call, broken bool) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if broken {
@@ -34,11 +35,11 @@ func (c *clerk) keep(list *[]dataplane.Exchange, e *dataplane.Exchange, broken b
 	return nil
 }
 
-func (c *clerk) Intent(_ context.Context, e *dataplane.Exchange) error {
+func (c *clerk) Intent(_ context.Context, e *record.Call) error {
 	return c.keep(&c.intents, e, c.noIntent)
 }
 
-func (c *clerk) Outcome(_ context.Context, e *dataplane.Exchange) error {
+func (c *clerk) Outcome(_ context.Context, e *record.Call) error {
 	return c.keep(&c.ended, e, c.noEnd)
 }
 
@@ -70,10 +71,10 @@ func TestEveryCallIsRecorded(t *testing.T) {
 	} {
 		f.do(r)
 	}
-	line := func(op, key, version string, status int, code string) dataplane.Exchange {
-		return dataplane.Exchange{Caller: access.Caller{ObjectID: adminID}, HSM: "alpha", Operation: op, Key: key, Version: version, Status: status, Code: code}
+	line := func(op, key, version string, status int, code string) record.Call {
+		return record.Call{Caller: access.Caller{ObjectID: adminID}, HSM: "alpha", Operation: op, Key: key, Version: version, Status: status, Code: code}
 	}
-	nobody := func(e dataplane.Exchange) dataplane.Exchange { e.Caller, e.HSM = access.Caller{}, ""; return e }
+	nobody := func(e record.Call) record.Call { e.Caller, e.HSM = access.Caller{}, ""; return e }
 	signed := line("Sign", "Pay", version, 200, "")
 	signed.ClientRequest = "from-the-client"
 	low := line("GetKey", "pay", "", 403, "AccessDenied")
@@ -84,16 +85,16 @@ func TestEveryCallIsRecorded(t *testing.T) {
 	noBody.HSM = "" // refused before it was looked for
 	noRoute := line("", "", "", 404, "RouteNotFound")
 	noRoute.HSM = ""
-	want := []dataplane.Exchange{
+	want := []record.Call{
 		line("CreateKey", "Pay", version, 200, ""), signed, line("Sign", "pay", "", 400, "BadParameter"), noBody, low,
 		nobody(line("", "", "", 401, "Unauthorized")), noRoute, nobody(line("", "", "", 400, "BadParameter")), elsewhere,
 		line("DeleteKey", "Pay", version, 200, ""),
 	}
-	sameExchanges := cmp.Options{cmpopts.IgnoreFields(dataplane.Exchange{}, "Request", "Source", "HSMID", "Took"), cmpopts.IgnoreFields(access.Caller{}, "AppID", "Tenant", "Issuer", "Name", "Groups")}
-	if diff := cmp.Diff(want, c.ended, sameExchanges); diff != "" {
+	sameCalls := cmp.Options{cmpopts.IgnoreFields(record.Call{}, "Request", "Source", "HSMID", "Took", "Changes", "Action"), cmpopts.IgnoreFields(access.Caller{}, "AppID", "Tenant", "Issuer", "Name", "Groups")}
+	if diff := cmp.Diff(want, c.ended, sameCalls); diff != "" {
 		t.Errorf("outcomes: %s", diff)
 	}
-	if diff := cmp.Diff([]dataplane.Exchange{line("CreateKey", "Pay", "", 0, ""), line("DeleteKey", "pay", "", 0, "")}, c.intents, sameExchanges); diff != "" {
+	if diff := cmp.Diff([]record.Call{line("CreateKey", "Pay", "", 0, ""), line("DeleteKey", "pay", "", 0, "")}, c.intents, sameCalls); diff != "" {
 		t.Errorf("intents: %s", diff)
 	}
 	if c.intents[0].Request != c.ended[0].Request || c.ended[0].Request == c.ended[1].Request || c.ended[1].HSMID == "" {
