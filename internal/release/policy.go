@@ -46,7 +46,7 @@ func bad(format string, args ...any) error {
 // array or an object, fulfils nothing. A text in the policy also equals the boolean or integer that is spelled so:
 // policies in the field say "false" where tokens say false.
 //
-// The version may be left out, as it is in older policies, and {"claim":…, "condition":"equals", "value":…} is an
+// The version may also be "1.0", or left out as it is in older policies, and {"claim":…, "condition":"equals", "value":…} is an
 // older spelling of a comparison.
 type Policy struct{ authorities []authority }
 
@@ -80,7 +80,7 @@ func Parse(data []byte) (*Policy, error) {
 		}
 	}
 	if version := root.Get("version"); version.Kind() != strictjson.None {
-		if text, _ := version.Text(); text != "1.0.0" {
+		if text, _ := version.Text(); text != "1.0.0" && text != "1.0" {
 			return nil, bad(`its version has to be "1.0.0"`)
 		}
 	}

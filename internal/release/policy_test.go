@@ -243,6 +243,7 @@ func TestParseAcceptsTheBounds(t *testing.T) {
 		"the largest integer":   policy(`"allOf":[{"claim":"a","equals":9223372036854775807}]`),
 		"16 KiB":                strings.Replace(policy(`"allOf":[`+condition+`]`), "[", "["+strings.Repeat(" ", MaxPolicy-len(policy(`"allOf":[`+condition+`]`))), 1),
 		"64 authorities":        `{"anyOf":[` + strings.TrimSuffix(strings.Repeat(`{"authority":"x","anyOf":[`+condition+`]},`, 64), ",") + `]}`,
+		"a shorter version":     `{"version":"1.0","anyOf":[{"authority":"x","allOf":[` + condition + `]}]}`,
 		"a version in front":    `{"version":"1.0.0","anyOf":[{"authority":"x","allOf":[` + condition + `]}]}`,
 		"a version behind":      `{"anyOf":[{"allOf":[` + condition + `],"authority":"x"}],"version":"1.0.0"}`,
 		"white space":           " \r\n\t" + policy(`"allOf":[`+condition+`]`) + "\n",
