@@ -14,9 +14,9 @@ import (
 
 // Bounds of a policy. Real ones have one or two authorities with three to ten claims.
 const (
-	MaxPolicy      = 16 << 10 // bytes of JSON
+	MaxPolicy      = 10 << 10 // bytes of JSON
 	maxAuthorities = 64
-	maxConditions  = 512 // in the whole policy, groups included
+	maxConditions  = 256 // in the whole policy, groups included
 	maxNesting     = 8   // groups inside each other, below an authority
 	maxName        = 256 // bytes of an authority or of a claim's path
 	maxSegments    = 8   // names in a claim's path
