@@ -52,6 +52,9 @@ func (k *Keys) Release(ctx context.Context, caller access.Caller, name, version 
 	default:
 		return nil, failure.New(failure.BadParameter, "enc must be %s, %s or %s", engine.RSAAESKeyWrap, engine.RSAAESKeyWrap256, engine.RSAAESKeyWrap384)
 	}
+	if p.Target == "" {
+		return nil, failure.New(failure.BadParameter, "target is missing: it is the attestation token of the environment that the key shall be released to")
+	}
 	rec, v, err := k.find(ctx, eng, lower, version)
 	if err != nil {
 		return nil, err
