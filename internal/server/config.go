@@ -282,7 +282,7 @@ func loadConfig(o Options) (Config, error) {
 	return c, nil
 }
 
-// checkAuthorities refuses attestation authorities that are there twice, or are token issuers too: a token that says who
+// checkAuthorities refuses attestation authorities that are there twice, or issue tokens too: a token that says who
 // somebody is must not pass for one that says what runs somewhere. What else can be wrong is found when they are opened.
 func checkAuthorities(c Config) error {
 	seen := map[string]string{}
@@ -290,9 +290,16 @@ func checkAuthorities(c Config) error {
 	for _, i := range c.Issuers {
 		seen[same(i.URL)] = "an [[issuer]] too: an issuer of bearer tokens attests nothing"
 	}
-	for _, a := range c.AttestationAuthorities {
+	own := c.PublicURL
+	if own == "" {
+		own = "https://" + c.Listen
+	}
+	for i, a := range c.AttestationAuthorities { // named by number: a URL may have a password in it
+		if strings.HasPrefix(same(a.URL)+"/", same(own)+"/") {
+			return fmt.Errorf("attestation_authority number %d is this server, whose embedded issuer attests nothing; remove it", i+1)
+		}
 		if what, there := seen[same(a.URL)]; there {
-			return fmt.Errorf("attestation_authority %q is %s; remove one of the two", a.URL, what)
+			return fmt.Errorf("attestation_authority number %d is %s; remove one of the two", i+1, what)
 		}
 		seen[same(a.URL)] = "there twice"
 	}
