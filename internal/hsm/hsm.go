@@ -472,7 +472,7 @@ func (h *HSM) Keys(ctx context.Context) (*keys.Keys, error) {
 		Authorize: func(ctx context.Context, c access.Caller, a access.Action, scope string) error {
 			return h.s.cfg.Authorizer.Check(ctx, h.id, c, a, scope)
 		},
-		RetentionDays: rec.Retention, PurgeProtection: rec.PurgeProtect, MaxKeys: h.s.cfg.MaxKeys, Attestations: h.s.cfg.Attestations,
+		RetentionDays: rec.Retention, PurgeProtection: rec.PurgeProtect, MaxKeys: h.s.cfg.MaxKeys, Attestations: h.s.cfg.Attestations, Log: h.s.cfg.Log,
 		DomainID: func() (string, error) { return h.s.domainID(h.id) },
 		Statement: func(ctx context.Context, typ string, payload []byte) (jws, certificate []byte, err error) {
 			return h.s.statement(ctx, h.id, typ, payload)

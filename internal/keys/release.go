@@ -68,7 +68,7 @@ func (k *Keys) Release(ctx context.Context, caller access.Caller, name, version 
 	case k.cfg.Attestations == nil:
 		return nil, notReleased("this server knows no attestation authority; its operator has to configure one")
 	}
-	to, err := k.recipient(ctx, v, what, p.Target)
+	to, authority, err := k.recipient(ctx, v, what, p.Target)
 	if err != nil {
 		return nil, err
 	}
@@ -83,32 +83,34 @@ func (k *Keys) Release(ctx context.Context, caller access.Caller, name, version 
 	if err != nil {
 		return nil, failure.Wrap(failure.Internal, err, "the released key cannot be encoded")
 	}
-	jws, _, err = k.cfg.Statement(ctx, releaseType, payload)
-	return jws, err
+	if jws, _, err = k.cfg.Statement(ctx, releaseType, payload); err != nil {
+		return nil, err
+	}
+	k.cfg.Log.InfoContext(ctx, "key released", "hsm_id", k.cfg.HSM, "key", rec.Name, "version", v.ID, "caller", caller.ObjectID, "authority", authority)
+	return jws, nil
 }
 
-// recipient returns the key that a version may be released to by its policy.
-func (k *Keys) recipient(ctx context.Context, v *versionRecord, what, token string) (release.Key, error) {
+// recipient returns the key that a version may be released to by its policy, and who attested it.
+func (k *Keys) recipient(ctx context.Context, v *versionRecord, what, token string) (to release.Key, authority string, err error) {
 	policy, err := release.Parse(v.Release.Data)
-	if err != nil { // one that an earlier version took, or that came with a backup
-		return release.Key{}, notReleasedBecause(err, "%s is not released: this server does not understand its release_policy: %v; update it", what, err)
+	if err != nil { // one that an earlier server took
+		return release.Key{}, "", notReleasedBecause(err, "%s is not released: this server does not understand its release_policy: %v; update it", what, err)
 	}
 	attested, err := k.cfg.Attestations.Verify(ctx, token)
 	if err != nil {
-		return release.Key{}, err
+		return release.Key{}, "", err
 	}
 	fulfilled, unmet := policy.Judge(attested.Authority, attested.Claims)
 	switch {
 	case !fulfilled && len(unmet) == 0:
-		return release.Key{}, notReleased("%s is not released: its release_policy does not name the authority of the token", what)
+		return release.Key{}, "", notReleased("%s is not released: its release_policy does not name the authority of the token", what)
 	case !fulfilled:
-		return release.Key{}, notReleased("%s is not released: its release_policy is not fulfilled by these claims of the token, which are missing or have another value: %s", what, strings.Join(unmet, ", "))
+		return release.Key{}, "", notReleased("%s is not released: its release_policy is not fulfilled by these claims of the token, which are missing or have another value: %s", what, strings.Join(unmet, ", "))
 	}
-	to, err := release.Recipient(attested.Claims)
-	if err != nil {
-		return release.Key{}, notReleasedBecause(err, "%s is not released: the token names no key to wrap it for: %v", what, err)
+	if to, err = release.Recipient(attested.Claims); err != nil {
+		return release.Key{}, "", notReleasedBecause(err, "%s is not released: the token names no key to wrap it for: %v", what, err)
 	}
-	return to, nil
+	return to, attested.Authority, nil
 }
 
 // notReleased is the one kind of answer to a release that the key or its policy does not allow.

@@ -16,6 +16,7 @@ import (
 	"encoding/json"
 	"errors"
 	"hash"
+	"log/slog"
 	"maps"
 	"math/big"
 	"strings"
@@ -29,6 +30,7 @@ import (
 	"strongroom/internal/access"
 	"strongroom/internal/engine"
 	"strongroom/internal/failure"
+	"strongroom/internal/store"
 	"strongroom/internal/store/memory"
 )
 
@@ -157,6 +159,8 @@ func (b *bench) release(t testing.TB, name, version, encryption, token string) (
 // A key of each type reaches the attested environment, and is the same key there.
 func TestReleasedKeysAreTheKeys(t *testing.T) {
 	b := newBench(t, memory.New(), alphaID, ownDomain)
+	var log bytes.Buffer
+	b.Keys.cfg.Log = slog.New(slog.NewTextHandler(&log, nil))
 	e := newTEE(t, b)
 	token := e.token(t, nil)
 	for _, p := range []CreateParams{
@@ -193,6 +197,12 @@ func TestReleasedKeysAreTheKeys(t *testing.T) {
 					t.Errorf("%s: another key", name)
 				}
 			}
+		}
+	}
+	// An operator sees who took what, and on whose word.
+	for _, word := range []string{"key released", "key=ECP256 ", alice.ObjectID, "authority=" + authorityURL} {
+		if strings.Count(log.String(), word) < 4 {
+			t.Errorf("the log does not say %q of each release:\n%s", word, &log)
 		}
 	}
 	// The version that is named, and outside its time: what was released before nbf can be used before it anyway.
@@ -344,6 +354,39 @@ func TestReleaseFollowsTheKey(t *testing.T) {
 		t.Fatal(err)
 	}
 	try(failure.NotFound)
+}
+
+// A server of before, that took any JSON for a policy, left a key whose policy nobody understands: it stays, and an
+// update helps.
+func TestReleaseWithAnOldPolicy(t *testing.T) {
+	b := newBench(t, memory.New(), alphaID, ownDomain)
+	e := newTEE(t, b)
+	b.leaver(t, "k", CreateParams{})
+	err := b.store.Update(t.Context(), func(w store.Writer) error {
+		rec, v, index, err := b.lookUp(t.Context(), b.engine, w, "k", "")
+		if err != nil {
+			return err
+		}
+		v.Release.Data = []byte(`{"anyOf":[{"authority":"` + authorityURL + `","allOf":[{"claim":"secure","exists":true}]}]}`)
+		if rec.Versions[index].MAC, err = put(t.Context(), b.engine, w, b.versionPath("k", index+1), v); err != nil {
+			return err
+		}
+		_, err = put(t.Context(), b.engine, w, b.keyPath("k"), rec)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = b.release(t, "k", "", "", e.token(t, nil))
+	if f := wantKind(t, err, failure.Forbidden); f.Code != "Forbidden" || !strings.Contains(f.Message, "claim secure") || !strings.Contains(f.Message, "update") {
+		t.Errorf("code %q, message %q", f.Code, f.Message)
+	}
+	if _, err := b.Update(t.Context(), alice, "k", "", UpdateParams{ReleasePolicy: anyPolicy()}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.release(t, "k", "", "", e.token(t, nil)); err != nil {
+		t.Error(err)
+	}
 }
 
 // Covers K4: a record that was edited so that the key might leave does not let it out.
