@@ -40,6 +40,7 @@ var level = map[string]int{
 	"internal/durable":         30,
 	"internal/failure":         30,
 	"securitydomain":           20,
+	"internal/release":         20,
 	"shamir":                   10,
 	"internal/strictjson":      10,
 	"secret":                   0,
@@ -57,6 +58,7 @@ var pure = map[string][]string{
 	"secret":              {},
 	"shamir":              {"strongroom/secret"},
 	"internal/strictjson": {},
+	"internal/release":    {"strongroom/internal/strictjson"},
 	"securitydomain":      {"strongroom/secret", "strongroom/shamir", "strongroom/internal/strictjson", "github.com/go-jose/go-jose/v4"},
 }
 

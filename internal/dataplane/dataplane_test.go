@@ -64,6 +64,8 @@ type fixture struct {
 	signer  jose.Signer
 	now     time.Time
 	config  dataplane.Config
+	// authority signs attestation tokens of authorityURL.
+	authority *ecdsa.PrivateKey
 }
 
 // configure has the requests from now on answered under a changed configuration.
@@ -91,11 +93,18 @@ func newFixture(t testing.TB, hsms ...string) *fixture {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if f.authority, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
+		t.Fatal(err)
+	}
+	attestations, err := access.NewAttestations([]access.Issuer{{URL: authorityURL, Keys: &oidc.StaticKeySet{PublicKeys: []crypto.PublicKey{f.authority.Public()}}, Algorithms: []string{oidc.ES256}}}, clock)
+	if err != nil {
+		t.Fatal(err)
+	}
 	sl, err := seal.CreateFile(filepath.Join(t.TempDir(), "seal.json"), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
-	f.service = hsm.New(hsm.Config{Store: f.store, Seal: sl, Authorizer: access.NewAuthorizer(f.store, sl), Now: clock, Rand: rand.Reader, Log: slog.New(slog.DiscardHandler), ExchangeBits: 2048,
+	f.service = hsm.New(hsm.Config{Store: f.store, Seal: sl, Authorizer: access.NewAuthorizer(f.store, sl), Now: clock, Rand: rand.Reader, Log: slog.New(slog.DiscardHandler), ExchangeBits: 2048, Attestations: attestations,
 		OpenEngine: func(w, b secret.Bytes) (engine.Engine, error) { return software.New(w, b, rand.Reader) }})
 	t.Cleanup(f.service.Close)
 	for _, name := range hsms {

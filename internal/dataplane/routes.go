@@ -60,6 +60,8 @@ var routes = append(roleRoutes(), []route{
 	{"POST", "keys/{name}/{version}/wrapkey", operation{name: "WrapKey", maxBody: smallBody, run: encryptWith((*keys.Keys).WrapKey)}},
 	{"POST", "keys/{name}/unwrapkey", operation{name: "UnwrapKey", maxBody: smallBody, run: decryptWith((*keys.Keys).UnwrapKey)}},
 	{"POST", "keys/{name}/{version}/unwrapkey", operation{name: "UnwrapKey", maxBody: smallBody, run: decryptWith((*keys.Keys).UnwrapKey)}},
+	{"POST", "keys/{name}/release", operation{name: "Release", changes: true, maxBody: smallBody, run: releaseKey}},
+	{"POST", "keys/{name}/{version}/release", operation{name: "Release", changes: true, maxBody: smallBody, run: releaseKey}},
 }...)
 
 // roleRoutes are the routes of role management, at each of the three scopes.

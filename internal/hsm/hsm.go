@@ -54,6 +54,8 @@ type Config struct {
 	MaxHSMs int
 	// MaxKeys bounds how many keys one HSM has, deleted ones included; 0 means 5000, as Azure's.
 	MaxKeys int
+	// Attestations verifies the tokens that keys are released by; nil: none is.
+	Attestations *access.Attestations
 }
 
 // Service hosts the HSMs of one server. Safe for concurrent use.
@@ -470,7 +472,7 @@ func (h *HSM) Keys(ctx context.Context) (*keys.Keys, error) {
 		Authorize: func(ctx context.Context, c access.Caller, a access.Action, scope string) error {
 			return h.s.cfg.Authorizer.Check(ctx, h.id, c, a, scope)
 		},
-		RetentionDays: rec.Retention, PurgeProtection: rec.PurgeProtect, MaxKeys: h.s.cfg.MaxKeys,
+		RetentionDays: rec.Retention, PurgeProtection: rec.PurgeProtect, MaxKeys: h.s.cfg.MaxKeys, Attestations: h.s.cfg.Attestations, Log: h.s.cfg.Log,
 		DomainID: func() (string, error) { return h.s.domainID(h.id) },
 		Statement: func(ctx context.Context, typ string, payload []byte) (jws, certificate []byte, err error) {
 			return h.s.statement(ctx, h.id, typ, payload)

@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"sync"
 	"time"
 
@@ -51,11 +52,15 @@ type Config struct {
 	// Statement signs a payload with the domain's signing key, as a JWS in compact form with the given typ in its
 	// header (RFC 7515, ES384). It also returns the certificate of that key, in DER.
 	Statement func(ctx context.Context, typ string, payload []byte) (jws, certificate []byte, err error)
+	// Attestations verifies the tokens that keys are released by. Optional: without it, none is.
+	Attestations *access.Attestations
+	// Log is told of keys that leave. Optional.
+	Log *slog.Logger
 	// Alive returns nil while the HSM is there. It is called inside every transaction that writes, so that no key is
 	// written to an HSM that was deleted while the key was made.
 	Alive func(r store.Reader) error
 	// Engine is the engine of the HSM's domain, or a failure.NotActivated. None of it, DomainID and Statement is
-	// called inside a transaction.
+	// called inside a transaction, nor is Attestations asked there.
 	Engine func() (engine.Engine, error)
 }
 
@@ -75,6 +80,9 @@ type Keys struct {
 func New(cfg Config) *Keys {
 	if cfg.MaxKeys == 0 {
 		cfg.MaxKeys = MaxKeys
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	return &Keys{cfg: cfg, cache: newRecordCache(cfg.Store, "hsm/"+cfg.HSM+"/", maxCached)}
 }

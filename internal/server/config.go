@@ -124,6 +124,18 @@ type Config struct {
 
 	// Issuers are OpenID Connect issuers whose tokens are accepted.
 	Issuers []IssuerConfig `toml:"issuer"`
+
+	// AttestationAuthorities are those whose attestation tokens count when a key is to be released. What a token has
+	// to say is in the key's release policy; without an authority here, no key is released.
+	AttestationAuthorities []AttestationConfig `toml:"attestation_authority"`
+}
+
+// AttestationConfig is one attestation authority.
+type AttestationConfig struct {
+	// URL is the authority as tokens name it (iss); its discovery document is read from there.
+	URL string `toml:"url"`
+	// Algorithms are the accepted signature algorithms. Default RS256 and ES256.
+	Algorithms []string `toml:"algorithms"`
 }
 
 // IssuerConfig is one external issuer.
@@ -240,6 +252,9 @@ func loadConfig(o Options) (Config, error) {
 	default:
 		return c, fmt.Errorf("seal kind %q is not known: use file or passphrase", c.Seal.Kind)
 	}
+	if err := checkAuthorities(c); err != nil {
+		return c, err
+	}
 	if c.Limits.KeysPerHSM < 0 || c.Limits.KeysPerHSM > maxKeysPerHSM {
 		return c, fmt.Errorf("[limits] keys_per_hsm is %d; it must be 1 to %d, or be left out for %d", c.Limits.KeysPerHSM, maxKeysPerHSM, keys.MaxKeys)
 	}
@@ -265,6 +280,30 @@ func loadConfig(o Options) (Config, error) {
 	}
 	c.HSMDomain = strings.ToLower(strings.Trim(c.HSMDomain, "."))
 	return c, nil
+}
+
+// checkAuthorities refuses attestation authorities that are there twice, or issue tokens too: a token that says who
+// somebody is must not pass for one that says what runs somewhere. What else can be wrong is found when they are opened.
+func checkAuthorities(c Config) error {
+	seen := map[string]string{}
+	same := func(url string) string { return strings.ToLower(strings.TrimSuffix(url, "/")) }
+	for _, i := range c.Issuers {
+		seen[same(i.URL)] = "an [[issuer]] too: an issuer of bearer tokens attests nothing"
+	}
+	own := c.PublicURL
+	if own == "" {
+		own = "https://" + c.Listen
+	}
+	for i, a := range c.AttestationAuthorities { // named by number: a URL may have a password in it
+		if strings.HasPrefix(same(a.URL)+"/", same(own)+"/") {
+			return fmt.Errorf("attestation_authority number %d is this server, whose embedded issuer attests nothing; remove it", i+1)
+		}
+		if what, there := seen[same(a.URL)]; there {
+			return fmt.Errorf("attestation_authority number %d is %s; remove one of the two", i+1, what)
+		}
+		seen[same(a.URL)] = "there twice"
+	}
+	return nil
 }
 
 // systemdCredential returns the path of a credential that systemd passed to this service, or "".

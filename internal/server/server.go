@@ -338,7 +338,7 @@ func (s *Server) certificates() (pki.Source, error) {
 func (s *Server) wire(ctx context.Context) error {
 	var issuers []access.Issuer
 	if s.cfg.Identity.Embedded {
-		issuer, err := identity.Open(ctx, identity.Config{BaseURLs: s.bases(), Tenant: s.meta.tenant, Store: s.store, Seal: s.seal, Rand: rand.Reader, Now: time.Now, Log: s.log})
+		issuer, err := identity.Open(ctx, identity.Config{BaseURLs: s.bases(), Tenant: s.meta.tenant, Store: s.store, Seal: s.seal, Rand: rand.Reader, Now: time.Now, Log: s.log, Attestation: s.dev})
 		if err != nil {
 			return err
 		}
@@ -358,6 +358,10 @@ func (s *Server) wire(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	attestations, err := s.attestations(ctx)
+	if err != nil {
+		return err
+	}
 	s.authorizer = access.NewAuthorizer(s.store, s.seal)
 	var options []software.Option
 	if s.cfg.AllowRSA15 {
@@ -365,7 +369,7 @@ func (s *Server) wire(ctx context.Context) error {
 		s.log.WarnContext(ctx, "RSA1_5 is allowed: whoever may decrypt with it can decrypt everything, by asking often enough")
 	}
 	config := hsm.Config{
-		Store: s.store, Seal: s.seal, Authorizer: s.authorizer, Now: time.Now, Rand: rand.Reader, Log: s.log, MaxKeys: s.cfg.Limits.KeysPerHSM,
+		Store: s.store, Seal: s.seal, Authorizer: s.authorizer, Now: time.Now, Rand: rand.Reader, Log: s.log, MaxKeys: s.cfg.Limits.KeysPerHSM, Attestations: attestations,
 		OpenEngine: func(wrapping, backup secret.Bytes) (engine.Engine, error) {
 			return software.New(wrapping, backup, rand.Reader, options...)
 		},
@@ -387,6 +391,26 @@ func (s *Server) wire(ctx context.Context) error {
 	}
 	s.main = s.guard(s.route(arm))
 	return nil
+}
+
+// attestations verifies the tokens of the configured attestation authorities, and in development of our own.
+func (s *Server) attestations(ctx context.Context) (*access.Attestations, error) {
+	var list []access.Issuer
+	if s.issuer != nil {
+		list = s.issuer.AttestationAuthorities()
+	}
+	if len(list) > 0 {
+		s.log.WarnContext(ctx, "the attestation authority for development is on: whoever can sign in can have anything attested, and keys released that name it", "authority", list[0].URL)
+	}
+	for _, a := range s.cfg.AttestationAuthorities {
+		authority, err := access.OpenIssuer(access.IssuerConfig{URL: a.URL, Algorithms: a.Algorithms, Now: time.Now, Log: s.log})
+		if err != nil {
+			return nil, fmt.Errorf("attestation_authority: %w", err)
+		}
+		authority.Prefetch() // as with issuers
+		list = append(list, authority)
+	}
+	return access.NewAttestations(list, time.Now)
 }
 
 // bases are the ways to reach the main listener: as published, and in development also as localhost.

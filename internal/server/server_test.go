@@ -425,6 +425,12 @@ func TestStartRefusals(t *testing.T) {
 			o.SealPassphraseFile = ""
 		}, "belongs to a development server"},
 		"a production folder, served with --dev": {true, func(t *testing.T, dir string, o *Options) { o.Dev, o.ConfigFile = true, "" }, "belongs to a production server"},
+		"an attestation authority without TLS": {true, func(t *testing.T, dir string, o *Options) {
+			o.ConfigFile = writeFile(t, filepath.Join(t.TempDir(), "c.toml"), "[identity]\nembedded = true\n[[attestation_authority]]\nurl = 'http://a.example'\n")
+		}, "not an https URL"},
+		"an attestation authority without algorithms": {true, func(t *testing.T, dir string, o *Options) {
+			o.ConfigFile = writeFile(t, filepath.Join(t.TempDir(), "c.toml"), "[identity]\nembedded = true\n[[attestation_authority]]\nurl = 'https://a.example'\nalgorithms = ['HS256']\n")
+		}, "HS256"},
 		"a port that is taken": {false, func(t *testing.T, dir string, o *Options) {
 			l, err := net.Listen("tcp", "127.0.0.1:0")
 			must(t, err)
@@ -510,6 +516,11 @@ func TestConfigRefusals(t *testing.T) {
 		"metrics for everybody":       {Options{DataDir: "x"}, "[metrics]\nlisten = '0.0.0.0:9464'\n[identity]\nembedded = true", "exposed"},
 		"metrics nowhere":             {Options{DataDir: "x"}, "[metrics]\nlisten = '9464'\n[identity]\nembedded = true", "HOST:PORT"},
 		"a tenant that is no GUID":    {Options{DataDir: "x"}, "tenant = 'home'\n[identity]\nembedded = true", "tenant"},
+		"an authority twice":          {Options{DataDir: "x"}, "[identity]\nembedded = true\n[[attestation_authority]]\nurl = 'https://a.example'\n[[attestation_authority]]\nurl = 'https://A.example/'", "there twice"},
+		"an authority that is issuer": {Options{DataDir: "x"}, "[[issuer]]\nurl = 'https://a.example/x'\n[[attestation_authority]]\nurl = 'https://a.example/x'", "[[issuer]] too"},
+		"an authority that is us":     {Options{DataDir: "x"}, "public_url = 'https://a.example'\n[identity]\nembedded = true\n[[attestation_authority]]\nurl = 'https://A.example/adfs'", "is this server"},
+		"an authority that is us too": {Options{DataDir: "x"}, "listen = '10.0.0.1:1'\n[identity]\nembedded = true\n[[attestation_authority]]\nurl = 'https://10.0.0.1:1'", "is this server"},
+		"an odd authority setting":    {Options{}, "[[attestation_authority]]\nprefix = 'x'", `unknown setting "attestation_authority.prefix"`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if test.toml != "" {
@@ -542,7 +553,7 @@ func TestManualsConfiguration(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if c.HSMDomain != "hsm.example.org" || c.Limits.KeysPerHSM != 5000 || c.Seal.Kind != "passphrase" || len(c.Issuers) != 1 {
+	if c.HSMDomain != "hsm.example.org" || c.Limits.KeysPerHSM != 5000 || c.Seal.Kind != "passphrase" || len(c.Issuers) != 1 || len(c.AttestationAuthorities) != 1 {
 		t.Errorf("loaded as %+v", c)
 	}
 }
