@@ -209,8 +209,17 @@ func (p *Plane) serveHTTP(w http.ResponseWriter, r *http.Request) {
 
 // outcomeOf is the status and code that an error is answered with.
 func outcomeOf(err error) (status int, code string) {
-	status, body := api.FromFailure(err, "")
+	status, body := bodyOf(err)
 	return status, body.Error.Code
+}
+
+// bodyOf is api.FromFailure with the codes of Resource Manager where they differ.
+func bodyOf(err error) (status int, body api.ErrorBody) {
+	status, body = api.FromFailure(err, "")
+	if code, other := armCodes[body.Error.Code]; other {
+		body.Error.Code = code
+	}
+	return status, body
 }
 
 // serve is the order of every request: path, token, route, version, subscription, role, body, operation.
@@ -367,10 +376,7 @@ var armCodes = map[string]string{
 
 // writeError is the only place that writes a status of 400 or more.
 func (p *Plane) writeError(w http.ResponseWriter, r *http.Request, id string, err error) {
-	status, body := api.FromFailure(err, "")
-	if code, other := armCodes[body.Error.Code]; other {
-		body.Error.Code = code
-	}
+	status, body := bodyOf(err)
 	switch {
 	case status >= 500:
 		p.cfg.Log.ErrorContext(r.Context(), "control-plane request failed", "request", id, "status", status, "error", err)
