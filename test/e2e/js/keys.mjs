@@ -1,10 +1,10 @@
-// Every method of the SDK's KeyClient but releaseKey, against an activated HSM that has no keys yet.
+// Every method of the SDK's KeyClient, against an activated HSM that has no keys yet.
 import assert from "node:assert/strict";
-import { sign, verify, createHash } from "node:crypto";
+import { createHash, createPrivateKey, createPublicKey, sign, verify } from "node:crypto";
 import { ClientSecretCredential } from "@azure/identity";
-import { CryptographyClient, KeyClient } from "@azure/keyvault-keys";
+import { CryptographyClient, KeyClient, KnownKeyExportEncryptionAlgorithm } from "@azure/keyvault-keys";
 import { all, client, credential, finish, refused, sent, step, url } from "./setup.mjs";
-import { curves, ec, oct, publicKey, rsa, transferBlob } from "./material.mjs";
+import { curves, ec, oct, openRelease, publicKey, rsa, transferBlob } from "./material.mjs";
 
 const day = 24 * 3600 * 1000;
 const start = Math.floor(Date.now() / 1000) * 1000; // whole seconds, as on the wire
@@ -272,6 +272,42 @@ await step("getKeyAttestation", async () => {
     const byVersion = await sent(/^GET \/keys\/[^/]+\/[0-9a-f]{32}\/attestation 200$/, () => client.getKeyAttestation(name, { version: key.properties.version }));
     assert.equal(byVersion.id, key.id);
   }
+});
+
+await step("releaseKey: to whom the policy wants, in every way of wrapping", async () => {
+  const authority = `${process.env.STRONGROOM_AUTHORITY}/attest`, recipient = rsa(3072);
+  // attest has the development server's own authority attest claims for the recipient's key.
+  const attest = async (claims) => {
+    const { kty, n, e } = recipient.publicKey.export({ format: "jwk" });
+    const answer = await fetch(`${authority}/token`, {
+      method: "POST",
+      headers: { "Content-Type": "application/json", Authorization: "Basic " + btoa(`${process.env.STRONGROOM_CLIENT_ID}:${process.env.STRONGROOM_CLIENT_SECRET}`) },
+      body: JSON.stringify({ claims, key: { kty, n, e, kid: "enclave" } }),
+    });
+    assert.equal(answer.status, 200);
+    return (await answer.json()).token;
+  };
+  const encodedPolicy = Buffer.from(JSON.stringify({ version: "1.0.0", anyOf: [{ authority, allOf: [{ claim: "place", equals: "enclave" }] }] }));
+  const made = await client.createEcKey("leaves-ec", { curve: "P-384", exportable: true, releasePolicy: { encodedPolicy } });
+  const secret = oct(256), token = await attest({ place: "enclave" });
+  await client.importKey("leaves-oct", secret.material, { exportable: true, releasePolicy: { encodedPolicy } });
+  for (const algorithm of Object.values(KnownKeyExportEncryptionAlgorithm)) {
+    const ecRelease = await sent(/^POST \/keys\/leaves-ec\/release 200$/, () => client.releaseKey("leaves-ec", token, { algorithm, nonce: "once" }));
+    const { request, key } = openRelease(ecRelease.value, recipient.privateKey);
+    assert.equal(request.enc, algorithm);
+    assert.equal(request.nonce, "once");
+    const outside = createPublicKey(createPrivateKey({ key, format: "der", type: "pkcs8" }));
+    assert(outside.equals(publicKey(made.key)), "another EC key was released");
+    const octRelease = await client.releaseKey("leaves-oct", token, { algorithm });
+    assert.deepEqual(openRelease(octRelease.value, recipient.privateKey).key, secret.k);
+  }
+  const { version } = made.properties;
+  await sent(/^POST \/keys\/leaves-ec\/[0-9a-f]{32}\/release 200$/, () => client.releaseKey("leaves-ec", token, { version }));
+  const elsewhere = await attest({ place: "street" });
+  await refused(403, "Forbidden", () => client.releaseKey("leaves-ec", elsewhere));
+  await refused(403, "Forbidden", () => client.releaseKey("leaves-ec", token.slice(0, -8) + "AAAAAAAA"));
+  await refused(403, "Forbidden", () => client.releaseKey("ec-P-256", token));
+  await refused(404, "KeyNotFound", () => client.releaseKey("nobody", token));
 });
 
 await step("getCryptographyClient shares the client, and signs", async () => {

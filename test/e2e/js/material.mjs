@@ -1,5 +1,6 @@
 // Key material made here, outside the HSM, in the form in which the SDK imports it.
-import { createCipheriv, createPublicKey, generateKeyPairSync, publicEncrypt, constants, randomBytes } from "node:crypto";
+import assert from "node:assert/strict";
+import { constants, createCipheriv, createDecipheriv, createPublicKey, generateKeyPairSync, privateDecrypt, publicEncrypt, randomBytes, verify, X509Certificate } from "node:crypto";
 
 const bytes = (text) => Buffer.from(text, "base64url");
 
@@ -54,4 +55,20 @@ export function transferBlob(exchange, target) {
     ciphertext: ciphertext.toString("base64url"),
     generator: "node:crypto",
   }));
+}
+
+// releases are the ways in which a released key is wrapped, with the hash of each.
+const releases = { CKM_RSA_AES_KEY_WRAP: "sha1", RSA_AES_KEY_WRAP_256: "sha256", RSA_AES_KEY_WRAP_384: "sha384" };
+
+// openRelease is the recipient of a released key: it checks the signature, and returns the request that was signed with it
+// and the key, as PKCS #8 or, for oct, bare.
+export function openRelease(jws, recipient) {
+  const [header, payload, signature] = jws.split(".");
+  const certificate = new X509Certificate(Buffer.from(JSON.parse(bytes(header)).x5c[0], "base64"));
+  assert(verify("sha384", Buffer.from(`${header}.${payload}`), { key: certificate.publicKey, dsaEncoding: "ieee-p1363" }, bytes(signature)), "the release is not signed");
+  const { request, response } = JSON.parse(bytes(payload));
+  const ciphertext = bytes(JSON.parse(bytes(response.key.key.key_hsm)).ciphertext), size = recipient.asymmetricKeyDetails.modulusLength / 8;
+  const oaep = { key: recipient, padding: constants.RSA_PKCS1_OAEP_PADDING, oaepHash: releases[request.enc] };
+  const unwrap = createDecipheriv("id-aes256-wrap-pad", privateDecrypt(oaep, ciphertext.subarray(0, size)), Buffer.from("a65959a6", "hex"));
+  return { request, key: Buffer.concat([unwrap.update(ciphertext.subarray(size)), unwrap.final()]) };
 }

@@ -1,19 +1,23 @@
-"""Every method of the SDK's KeyClient but release_key, against an activated HSM that has no keys yet."""
+"""Every method of the SDK's KeyClient, against an activated HSM that has no keys yet."""
+import base64
 import hashlib
 import json
 import os
 import re
+import ssl
+import urllib.request
 from datetime import datetime, timedelta, timezone
 
 from azure.core.exceptions import ClientAuthenticationError
 from azure.identity import ClientSecretCredential
-from azure.keyvault.keys import JsonWebKey, KeyClient, KeyReleasePolicy, KeyRotationLifetimeAction, KeyRotationPolicy, KeyRotationPolicyAction
+from azure.keyvault.keys import (JsonWebKey, KeyClient, KeyExportEncryptionAlgorithm, KeyReleasePolicy, KeyRotationLifetimeAction, KeyRotationPolicy,
+                                 KeyRotationPolicyAction)
 from azure.keyvault.keys.crypto import SignatureAlgorithm
-from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed, encode_dss_signature
 
-from material import CURVES, ec_key, oct_key, public_key, rsa_key, transfer_blob
+from material import CURVES, ec_key, number, oct_key, open_release, public_key, rsa_key, transfer_blob
 from shared import URL, client, finish, refused, remote, same, sent, step
 
 NOW = datetime.now(timezone.utc).replace(microsecond=0)  # whole seconds, as on the wire
@@ -229,6 +233,39 @@ def random():
     refused(400, "BadParameter", lambda: client.get_random_bytes(129))
 
 
+def release():
+    authority = os.environ["STRONGROOM_AUTHORITY"] + "/attest"
+    recipient, jwk = rsa_key(3072)
+
+    def attest(claims):
+        """Has the development server's own authority attest claims for the recipient's key."""
+        text = lambda b: base64.urlsafe_b64encode(b).rstrip(b"=").decode()
+        body = {"claims": claims, "key": {"kty": "RSA", "kid": "enclave", "n": text(jwk.n), "e": text(jwk.e)}}
+        who = base64.b64encode(f"{os.environ['STRONGROOM_CLIENT_ID']}:{os.environ['STRONGROOM_CLIENT_SECRET']}".encode()).decode()
+        request = urllib.request.Request(authority + "/token", json.dumps(body).encode(), {"Content-Type": "application/json", "Authorization": "Basic " + who})
+        with urllib.request.urlopen(request, context=ssl.create_default_context(cafile=os.environ["REQUESTS_CA_BUNDLE"])) as answer:
+            return json.load(answer)["token"]
+
+    policy = KeyReleasePolicy(json.dumps({"version": "1.0.0", "anyOf": [{"authority": authority, "allOf": [{"claim": "place", "equals": "enclave"}]}]}).encode())
+    made = client.create_ec_key("leaves-ec", curve="P-384", exportable=True, release_policy=policy)
+    k, secret = oct_key(256)
+    client.import_key("leaves-oct", secret, exportable=True, release_policy=policy)
+    token = attest({"place": "enclave"})
+    for alg in KeyExportEncryptionAlgorithm:
+        released = sent(r"POST /keys/leaves-ec/+release 200", lambda: client.release_key("leaves-ec", token, algorithm=alg, nonce="once"))
+        request, der = open_release(released.value, recipient)
+        same((request["enc"], request["nonce"]), (alg.value, "once"))
+        same(number(serialization.load_der_private_key(der, None).public_key().public_numbers().x, 48), made.key.x, "the released EC key")
+        same(open_release(client.release_key("leaves-oct", token, algorithm=alg).value, recipient)[1], k, "the released oct key")
+    version = made.properties.version
+    sent(f"POST /keys/leaves-ec/{version}/release 200", lambda: client.release_key("leaves-ec", token, version=version))
+    elsewhere = attest({"place": "street"})
+    refused(403, "Forbidden", lambda: client.release_key("leaves-ec", elsewhere))
+    refused(403, "Forbidden", lambda: client.release_key("leaves-ec", token[:-8] + "AAAAAAAA"))
+    refused(403, "Forbidden", lambda: client.release_key("ec-P-256", token))
+    refused(404, "KeyNotFound", lambda: client.release_key("nobody", token))
+
+
 def shared_client():
     key = client.get_key("ec-P-256")
     digest = hashlib.sha256(b"shared").digest()
@@ -273,6 +310,7 @@ step("update_key_rotation_policy, get_key_rotation_policy, rotate_key", rotate)
 step("begin_delete_key, get_deleted_key, list_deleted_keys, begin_recover_deleted_key, purge_deleted_key", delete)
 step("backup_key and restore_key_backup: every version, with its private key", backup)
 step("get_random_bytes", random)
+step("release_key: to whom the policy wants, in every way of wrapping", release)
 step("get_cryptography_client shares the client, and signs", shared_client)
 step("names and values that are refused", refusals)
 step("a wrong secret does not sign in", wrong_secret)

@@ -4,9 +4,11 @@ import json
 import os
 
 from azure.keyvault.keys import JsonWebKey
+from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
-from cryptography.hazmat.primitives.keywrap import aes_key_wrap_with_padding
+from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
+from cryptography.hazmat.primitives.keywrap import aes_key_unwrap_with_padding, aes_key_wrap_with_padding
 
 # The curves of the HSM: the library's name, the signature algorithm, its hash, bytes of a coordinate.
 CURVES = {
@@ -63,3 +65,26 @@ def transfer_blob(exchange, target):
         "ciphertext": base64.urlsafe_b64encode(ciphertext).rstrip(b"=").decode(),
         "generator": "cryptography",
     }).encode()
+
+
+# The ways in which a released key is wrapped, with the hash of each.
+_RELEASES = {"CKM_RSA_AES_KEY_WRAP": hashes.SHA1, "RSA_AES_KEY_WRAP_256": hashes.SHA256, "RSA_AES_KEY_WRAP_384": hashes.SHA384}
+
+
+def _read(text):
+    return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+
+
+def open_release(jws, recipient):
+    """The recipient of a released key: checks the signature, and returns the request that was signed with it and the key,
+    as PKCS #8 or, for oct, bare."""
+    header, payload, signature = jws.split(".")
+    certificate = x509.load_der_x509_certificate(base64.b64decode(json.loads(_read(header))["x5c"][0]))
+    signature = _read(signature)
+    der = encode_dss_signature(int.from_bytes(signature[:48], "big"), int.from_bytes(signature[48:], "big"))
+    certificate.public_key().verify(der, f"{header}.{payload}".encode(), ec.ECDSA(hashes.SHA384()))
+    signed = json.loads(_read(payload))
+    ciphertext = _read(json.loads(_read(signed["response"]["key"]["key"]["key_hsm"]))["ciphertext"])
+    hash, size = _RELEASES[signed["request"]["enc"]], recipient.key_size // 8
+    aes = recipient.decrypt(ciphertext[:size], padding.OAEP(padding.MGF1(hash()), hash(), None))
+    return signed["request"], aes_key_unwrap_with_padding(aes, ciphertext[size:])
