@@ -13,7 +13,7 @@ import (
 const maxPath = 512
 
 // route is one line of the table of routes. The pattern's segments are literals, {name} (any segment),
-// {version} (32 hexadecimal digits) or {id} (any segment: the name of a role definition or assignment). Literals are tried first, so an operation name is never read as a version.
+// {version} (32 hexadecimal digits) or {id} (any segment: the name of a role definition or assignment, or of a setting). Literals are tried first, so an operation name is never read as a version.
 type route struct {
 	method, pattern string
 	op              operation
