@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs what the tests need and is not there. Idempotent; silent when nothing is missing.
 #   azure-cli   the stock client that the end-to-end tests drive
+#   python3-azure   the same: the Python SDK. Tests run it with Debian's own interpreter, which alone sees it
 #   strace      kills the server at an exact system call, and makes a sync fail
 #   e2fsprogs   mkfs.ext4, for the power-loss tests (a loop image that is shut down)
 #   openssl, node, curl, python3   cross-checks of key files and certificates: what strict clients think of them
@@ -11,6 +12,7 @@ missing=()
 for tool in "${!package[@]}"; do
   command -v "$tool" >/dev/null || [ -x "/sbin/$tool" ] || missing+=("${package[$tool]}")
 done
+[ -d /usr/lib/python3/dist-packages/azure/keyvault/administration ] || missing+=(python3-azure)
 [ ${#missing[@]} -gt 0 ] || exit 0
 echo "installing for the tests: ${missing[*]}"
 sudo=; [ "$(id -u)" = 0 ] || sudo=sudo
