@@ -42,6 +42,8 @@ var actions = func() map[string]access.Action {
 		"DELETE deletedkeys/{name}":             access.DeletedKeyPurge,
 		"POST keys/{name}/backup":               access.KeyBackup,
 		"POST keys/restore":                     access.KeyRestore,
+		"POST keys/{name}/release":              access.KeyRelease,
+		"POST keys/{name}/{version}/release":    access.KeyRelease,
 		"POST keys/{name}/sign":                 access.KeySign,
 		"POST keys/{name}/{version}/sign":       access.KeySign,
 		"POST keys/{name}/verify":               access.KeyVerify,

@@ -14,10 +14,12 @@ import (
 var refusalText = regexp.MustCompile(`may not do Microsoft\.KeyVault/managedHsm(\S+) at scope (\S+);`)
 
 // Covers A1: every route has its data action in the table, and asks for exactly that one, before anything else: a
-// caller without roles is told which, and where.
+// caller without roles is told which, and where. The record of the call says the same.
 func TestEveryRouteAsksForItsAction(t *testing.T) {
 	f := newFixture(t, "alpha")
 	f.activate("alpha")
+	c := &clerk{}
+	f.configure(func(cfg *dataplane.Config) { cfg.Recorder = c })
 	nobody := f.token(map[string]any{"oid": lowID, "sub": lowID})
 	// What each handler reads before it calls: good requests, so that the refusal is the first thing that can be wrong.
 	bodies := map[string]string{
@@ -25,7 +27,7 @@ func TestEveryRouteAsksForItsAction(t *testing.T) {
 		"rotationpolicy": `{"lifetimeActions":[],"attributes":{}}`, "sign": `{"alg":"ES256","value":"AAAA"}`, "verify": `{"alg":"ES256","digest":"AAAA","value":"AAAA"}`,
 		"PUT {name}": `{"key":{"kty":"EC","crv":"P-256"}}`, "PATCH {name}": `{"tags":{}}`, "PATCH {version}": `{"tags":{}}`,
 		"roleDefinitions": `{"properties":{"roleName":"x"}}`, "roleAssignments": `{"properties":{"roleDefinitionId":"x","principalId":"x"}}`,
-		"settings": `{"value":"true"}`,
+		"settings": `{"value":"true"}`, "release": `{"target":"a.b.c"}`,
 	}
 	for _, crypt := range []string{"encrypt", "decrypt", "wrapkey", "unwrapkey"} {
 		bodies[crypt] = `{"alg":"RSA-OAEP-256","value":"AAAA"}`
@@ -63,6 +65,9 @@ func TestEveryRouteAsksForItsAction(t *testing.T) {
 		if m == nil {
 			t.Errorf("%s: the refusal names no action: %s", name, w.Body)
 			continue
+		}
+		if recorded := c.ended[len(c.ended)-1].Action; recorded != action {
+			t.Errorf("%s is recorded as %q, want %q", name, recorded, action)
 		}
 		if access.Action(m[1]) != action {
 			t.Errorf("%s asks for %s, and the table says %s", name, m[1], action)
