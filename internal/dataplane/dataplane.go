@@ -214,7 +214,7 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, name string, e *
 	if err != nil {
 		return answer{}, err
 	}
-	e.Operation, e.Changes, e.Version = m.op.name, m.op.changes, m.version
+	e.Operation, e.Action, e.Changes, e.Version = m.op.name, m.action, m.op.changes, m.version
 	if access.ValidScope(access.ScopeKey(m.name)) {
 		e.Key = m.name
 	}

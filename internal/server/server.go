@@ -482,6 +482,12 @@ func (s *Server) populate(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	// In production an administrator assigns the roles that use keys, to whoever needs them. In development the one
+	// application that there is does everything, and the first minutes stay short.
+	var more []string
+	if s.dev {
+		more = []string{access.RoleCryptoUser, access.RoleCryptoOfficer}
+	}
 	for _, name := range s.cfg.HSMs {
 		same := func(i hsm.Info) bool { return strings.EqualFold(i.Name, name) }
 		if slices.ContainsFunc(have, same) || slices.ContainsFunc(gone, same) {
@@ -491,7 +497,7 @@ func (s *Server) populate(ctx context.Context) error {
 			continue // it was purged: a restart does not bring it back
 		}
 		_, _, err := s.hsms.Create(ctx, hsm.Spec{Name: name, Subscription: s.meta.subscription, ResourceGroup: defaultGroup, Location: s.cfg.Location,
-			TenantID: s.meta.tenant, InitialAdmins: admins})
+			TenantID: s.meta.tenant, InitialAdmins: admins, MoreRoles: more})
 		if err != nil {
 			return fmt.Errorf("--hsm %s: %w", name, err)
 		}
