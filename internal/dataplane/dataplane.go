@@ -69,10 +69,11 @@ func New(cfg Config) *Handler {
 
 // operation is one line of behaviour: its bounds and what it does.
 type operation struct {
-	name       string // for records and metrics: the operation's name in the REST reference, or one like them
-	changes    bool   // something that outlasts the call: state, or who has it
-	maxBody    int64  // bytes; 0 means the operation takes no body, and one that is sent is ignored
-	anyVersion bool   // status routes: clients poll the URL as given, without api-version
+	name       string        // for records and metrics: the operation's name in the REST reference, or one like them
+	action     access.Action // set by newRouter from the table of actions
+	changes    bool          // something that outlasts the call: state, or who has it
+	maxBody    int64         // bytes; 0 means the operation takes no body, and one that is sent is ignored
+	anyVersion bool          // status routes: clients poll the URL as given, without api-version
 	run        func(ctx context.Context, c *call) (answer, error)
 }
 

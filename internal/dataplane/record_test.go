@@ -97,6 +97,9 @@ func TestEveryCallIsRecorded(t *testing.T) {
 	if diff := cmp.Diff([]record.Call{line("CreateKey", "Pay", "", 0, ""), line("DeleteKey", "pay", "", 0, "")}, c.intents, sameCalls); diff != "" {
 		t.Errorf("intents: %s", diff)
 	}
+	if c.ended[1].Action != access.KeySign || c.intents[1].Action != access.KeyDelete || !c.ended[0].Intended || c.ended[1].Intended {
+		t.Errorf("actions or intents: %+v", c.ended[:2])
+	}
 	if c.intents[0].Request != c.ended[0].Request || c.ended[0].Request == c.ended[1].Request || c.ended[1].HSMID == "" {
 		t.Error("an intent and its outcome are not of one request, or two requests are")
 	}

@@ -46,6 +46,7 @@ type compiled struct {
 func newRouter(routes []route) router {
 	var r router
 	for _, route := range routes {
+		route.op.action = actions[route.method+" "+route.pattern]
 		c := compiled{route: route, action: actions[route.method+" "+route.pattern], segments: strings.Split(route.pattern, "/")}
 		for _, s := range c.segments {
 			if s != segmentName && s != segmentVersion && s != segmentID {

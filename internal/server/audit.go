@@ -9,11 +9,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"sync/atomic"
 	"time"
 
+	"github.com/google/uuid"
 	"golang.org/x/mod/sumdb/note"
 	"golang.org/x/mod/sumdb/tlog"
 	"golang.org/x/time/rate"
@@ -57,42 +59,52 @@ type auditor struct {
 	unwritten atomic.Int64 // calls of strangers that were not recorded
 }
 
+// auditFiles are what a server's audit log stands on.
+type auditFiles struct {
+	folder string
+	store  store.Store
+	seal   seal.Seal
+	hsms   *hsm.Service // whose domains sign too
+	key    ed25519.PrivateKey
+	log    *slog.Logger
+	id     atomic.Value // string
+}
+
 // openAudit opens the audit log, or begins it where the database knows of none. fresh begins another one where the one
 // that the database knows is gone.
-func openAudit(ctx context.Context, s *Server, signers func(context.Context) ([]note.Signer, error), fresh bool) (*auditor, error) {
-	mark, err := loadMark(ctx, s.store, s.seal)
+func openAudit(ctx context.Context, f *auditFiles, fresh bool) (*auditor, error) {
+	mark, err := loadMark(ctx, f.store, f.seal)
 	if err != nil {
 		return nil, err
 	}
-	folder := s.cfg.auditFolder()
 	o := audit.Options{
-		Server: s.seal.ID(), ID: mark.ID, Signers: signers, Rand: rand.Reader, Logger: s.log,
+		Server: f.seal.ID(), ID: mark.ID, Signers: f.signers, Rand: rand.Reader, Logger: f.log,
 		OnCheckpoint: func(tree tlog.Tree, _ []string) {
-			err := saveMark(context.Background(), s.store, s.seal, auditMark{ID: s.auditID.Load().(string), N: tree.N, Root: tree.Hash[:]})
+			err := saveMark(context.Background(), f.store, f.seal, auditMark{ID: f.id.Load().(string), N: tree.N, Root: tree.Hash[:]})
 			if err != nil {
-				s.log.Error("the database does not remember how far the audit log is; a log that is put back to an older copy may not be noticed", "error", err)
+				f.log.Error("the database does not remember how far the audit log is; a log that is put back to an older copy may not be noticed", "error", err)
 			}
 		},
 	}
 	if mark.N > 0 {
 		o.Known = tlog.Tree{N: mark.N, Hash: tlog.Hash(mark.Root)}
 	}
-	s.auditID.Store(mark.ID)
-	if err := durable.MkdirAll(folder, 0o700); err != nil {
+	f.id.Store(mark.ID)
+	if err := durable.MkdirAll(f.folder, 0o700); err != nil {
 		return nil, fmt.Errorf("audit folder: %w", err)
 	}
-	log, err := audit.Open(folder, o)
+	log, err := audit.Open(f.folder, o)
 	if fresh && errors.Is(err, audit.ErrMissing) {
-		s.log.WarnContext(ctx, "the audit log is gone, and another one is begun because --new-audit-log says so", "lost", mark.ID, "records", mark.N)
+		f.log.WarnContext(ctx, "the audit log is gone, and another one is begun because --new-audit-log says so", "lost", mark.ID, "records", mark.N)
 		o.ID, o.Known = "", tlog.Tree{}
-		log, err = audit.Open(folder, o)
+		log, err = audit.Open(f.folder, o)
 	}
 	if err != nil {
-		return nil, auditProblem(err, folder)
+		return nil, auditProblem(err, f.folder)
 	}
-	s.auditID.Store(log.ID())
+	f.id.Store(log.ID())
 	if log.ID() != mark.ID {
-		if err := saveMark(ctx, s.store, s.seal, auditMark{ID: log.ID()}); err != nil {
+		if err := saveMark(ctx, f.store, f.seal, auditMark{ID: log.ID()}); err != nil {
 			_ = log.Close()
 			return nil, err
 		}
@@ -183,27 +195,25 @@ func auditKey(ctx context.Context, st store.Store, sl seal.Seal) (key ed25519.Pr
 	return key, err
 }
 
-// auditSigners are the server's own key and the signing key of every domain that is active here.
-func auditSigners(key ed25519.PrivateKey, hsms *hsm.Service) func(context.Context) ([]note.Signer, error) {
-	return func(ctx context.Context) ([]note.Signer, error) {
-		own, err := audit.NewSigner(key)
-		if err != nil {
-			return nil, err
-		}
-		list := []note.Signer{own}
-		domains, err := hsms.DomainSigners(ctx)
-		if err != nil {
-			return nil, err
-		}
-		for _, d := range domains {
-			signer, err := audit.NewSigner(d)
-			if err != nil {
-				return nil, err
-			}
-			list = append(list, signer)
-		}
-		return list, nil
+// signers are the server's own key and the signing key of every domain that is active here.
+func (f *auditFiles) signers(ctx context.Context) ([]note.Signer, error) {
+	own, err := audit.NewSigner(f.key)
+	if err != nil {
+		return nil, err
 	}
+	list := []note.Signer{own}
+	domains, err := f.hsms.DomainSigners(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, d := range domains {
+		signer, err := audit.NewSigner(d)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, signer)
+	}
+	return list, nil
 }
 
 // publishAuditKey writes the public part to DATA/audit-key.pem, for auditors.
@@ -297,18 +307,48 @@ func (a *auditor) close() error {
 }
 
 // beginAudit opens the audit log, before anything answers.
-func (s *Server) beginAudit(ctx context.Context) error {
-	if s.cfg.Audit.Off {
-		s.log.WarnContext(ctx, "the audit log is off: nobody can show what is done on this server ([audit] insecure_off)")
-		return nil
+func (s *Server) beginAudit(ctx context.Context) (err error) {
+	s.audit, err = s.cfg.openAudit(ctx, s.store, s.seal, s.hsms, s.log, s.newAudit)
+	return err
+}
+
+// openAudit opens the audit log that the configuration names; nil where it turns it off.
+func (c Config) openAudit(ctx context.Context, st store.Store, sl seal.Seal, hsms *hsm.Service, log *slog.Logger, fresh bool) (*auditor, error) {
+	if c.Audit.Off {
+		log.WarnContext(ctx, "the audit log is off: nobody can show what is done on this server ([audit] insecure_off)")
+		return nil, nil
 	}
-	key, err := auditKey(ctx, s.store, s.seal)
+	key, err := auditKey(ctx, st, sl)
 	if err != nil {
+		return nil, err
+	}
+	if err := publishAuditKey(c.Data, key); err != nil {
+		return nil, fmt.Errorf("the public key of the audit log: %w", err)
+	}
+	return openAudit(ctx, &auditFiles{folder: c.auditFolder(), store: st, seal: sl, hsms: hsms, key: key, log: log}, fresh)
+}
+
+// errUnrecorded says that a thing was done.
+var errUnrecorded = errors.New("it was done, and its outcome could not be recorded")
+
+// do records something that an operator does to the server's own files: the intent before it, and what came of it. A
+// thing that cannot be recorded is not done.
+func (a *auditor) do(ctx context.Context, e audit.Record, thing func() error) error {
+	if a == nil {
+		return thing()
+	}
+	e.Plane, e.Request, e.Source = audit.PlaneServer, uuid.NewString(), fmt.Sprintf("uid %d", os.Getuid())
+	e.Phase = audit.PhaseIntent
+	if _, err := a.log.Append(ctx, e); err != nil {
 		return err
 	}
-	if err := publishAuditKey(s.cfg.Data, key); err != nil {
-		return fmt.Errorf("the public key of the audit log: %w", err)
+	err := thing()
+	e.Phase, e.Outcome = audit.PhaseOutcome, audit.Allowed
+	if err != nil {
+		e.Outcome = audit.Failed
 	}
-	s.audit, err = openAudit(ctx, s, auditSigners(key, s.hsms), s.newAudit)
+	if _, failed := a.log.Append(context.WithoutCancel(ctx), e); failed != nil && err == nil {
+		err = fmt.Errorf("%w: %w", errUnrecorded, failed)
+	}
 	return err
 }

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"strongroom/internal/access"
+	"strongroom/internal/audit"
 	"strongroom/internal/failure"
 	"strongroom/internal/hsm"
 	"strongroom/internal/seal"
@@ -76,13 +77,13 @@ func RecoverAccess(ctx context.Context, r Recovery) (Recovered, error) {
 	}
 	defer db.Close()
 	defer sl.Close()
-	return recoverAccess(ctx, db, sl, r, principal)
+	return recoverAccess(ctx, cfg, db, sl, r, principal)
 }
 
-func recoverAccess(ctx context.Context, db store.Store, sl seal.Seal, r Recovery, principal string) (Recovered, error) {
+func recoverAccess(ctx context.Context, cfg Config, db store.Store, sl seal.Seal, r Recovery, principal string) (_ Recovered, err error) {
 	log := slog.New(slog.NewTextHandler(r.Log, nil))
 	// The seal fits the database only if that says so; a database that says nothing has seen no start of a server.
-	err := db.View(ctx, func(rd store.Reader) error {
+	err = db.View(ctx, func(rd store.Reader) error {
 		if _, owned := rd.Get(keySeal); !owned {
 			return fmt.Errorf("the database in %s is not that of a server that was started; nothing was changed", r.DataDir)
 		}
@@ -101,13 +102,29 @@ func recoverAccess(ctx context.Context, db store.Store, sl seal.Seal, r Recovery
 		return Recovered{}, err
 	}
 	done := Recovered{HSM: info.Name, ID: info.ID, Principal: principal}
-	err = db.Update(ctx, func(w store.Writer) (err error) {
-		if done.Already, err = access.RecoverAdministrator(w, sl, info.ID, principal, rand.Reader); err != nil || done.Already {
-			return err
-		}
-		return recordRecovery(ctx, log, done)
-	})
+	records, err := cfg.openAudit(ctx, db, sl, hsms, log, false)
 	if err != nil {
+		return Recovered{}, fmt.Errorf("nothing was changed: %w", err)
+	}
+	defer func() {
+		if closeErr := records.close(); err == nil {
+			err = closeErr
+		}
+	}()
+	// The record says who is made an administrator; who does it is the operator, of whom there is a user ID.
+	entry := audit.Record{Principal: principal, HSM: info.ID, HSMName: info.Name, Operation: "RecoverAccess", Action: string(access.AssignmentsWrite)}
+	err = records.do(ctx, entry, func() error {
+		return db.Update(ctx, func(w store.Writer) (err error) {
+			if done.Already, err = access.RecoverAdministrator(w, sl, info.ID, principal, rand.Reader); err != nil || done.Already {
+				return err
+			}
+			return recordRecovery(ctx, log, done)
+		})
+	})
+	switch {
+	case errors.Is(err, errUnrecorded):
+		return done, err
+	case err != nil:
 		return Recovered{}, fmt.Errorf("nothing was changed: %w", store.Failure(err))
 	}
 	return done, nil

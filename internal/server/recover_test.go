@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"strongroom/internal/access"
+	"strongroom/internal/audit"
 	"strongroom/internal/hsm"
 	"strongroom/internal/store"
 )
@@ -116,6 +117,15 @@ func TestRecoverAccess(t *testing.T) {
 		t.Errorf("assignments: %+v", list)
 	}
 	begin(t, options, "administrator.env").stop()
+	var told []string
+	for _, r := range recorded(t, dir) {
+		if r.Plane == audit.PlaneServer && r.Operation == "RecoverAccess" && r.Principal == newcomer && r.HSMName == "vault1" && strings.HasPrefix(r.Source, "uid ") {
+			told = append(told, r.Phase+" "+r.Outcome)
+		}
+	}
+	if want := []string{"intent ", "outcome failed", "intent ", "outcome allowed", "intent ", "outcome allowed"}; !slices.Equal(told, want) {
+		t.Errorf("recorded: %q, want %q", told, want)
+	}
 }
 
 // A database of which no server says that it is its own, is left alone: its seal may be anybody's.

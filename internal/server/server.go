@@ -19,7 +19,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"golang.org/x/term"
@@ -61,7 +60,6 @@ type Server struct {
 	verifier   *access.Verifier
 	metrics    *metrics.Metrics
 	audit      *auditor                        // nil where the configuration turns it off
-	auditID    atomic.Value                    // string: ID of the audit log
 	newAudit   bool                            // Options.NewAuditLog
 	wrap       func(http.Handler) http.Handler // Options.WrapDataPlane
 	main       http.Handler
