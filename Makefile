@@ -29,8 +29,8 @@ lint:
 	@test/lint.sh
 
 bench: build
-	$(GO) test -run '^$$' -bench . -benchmem ./shamir ./securitydomain ./internal/store/bolt
-	$(GO) test -run '^$$' -bench . -benchtime 1x ./test/bench
+	$(GO) test -run '^$$' -bench . -benchmem ./shamir ./securitydomain ./internal/store/bolt ./internal/access ./internal/dataplane
+	$(GO) test -run '^$$' -bench . -benchtime 1x -timeout 20m ./test/bench
 
 # Random kills and power cuts, for a night: SOAK rounds of each (default 2000).
 SOAK ?= 2000

@@ -163,20 +163,23 @@ func (h *Handler) respond(w http.ResponseWriter, r *http.Request, serve func(e *
 	}
 }
 
-// Headers, spelled as net/http keeps them, so that it need not respell them for each request. Values that are always the same are shared by all answers;
-// nobody changes a value in place.
+// Headers, spelled as net/http keeps them, so that it need not respell them for each request. Values that are always
+// the same are shared by all answers; nobody changes a value in place.
 const (
 	headerRequestID       = "X-Ms-Request-Id"
 	headerRegion          = "X-Ms-Keyvault-Region"
 	headerClientRequestID = "X-Ms-Client-Request-Id"
 )
 
-var fixedHeaders = map[string][]string{
-	"Content-Type":            {"application/json; charset=utf-8"},
-	"Cache-Control":           {"no-cache"},
-	"X-Content-Type-Options":  {"nosniff"},
-	"X-Frame-Options":         {"SAMEORIGIN"},
-	"Content-Security-Policy": {"default-src 'self'"},
+var fixedHeaders = []struct {
+	name  string
+	value []string
+}{
+	{"Content-Type", []string{"application/json; charset=utf-8"}},
+	{"Cache-Control", []string{"no-cache"}},
+	{"X-Content-Type-Options", []string{"nosniff"}},
+	{"X-Frame-Options", []string{"SAMEORIGIN"}},
+	{"Content-Security-Policy", []string{"default-src 'self'"}},
 }
 
 // serve is the order of every request: path, host, token, rate, route, version, body, HSM, place, record, operation.
@@ -454,8 +457,8 @@ var retryAfter = strconv.Itoa(int(limit.RetryAfter / time.Second))
 
 func writeBody(w http.ResponseWriter, status int, body []byte) {
 	header := w.Header()
-	for name, value := range fixedHeaders {
-		header[name] = value
+	for _, h := range fixedHeaders {
+		header[h.name] = h.value
 	}
 	if status != http.StatusNoContent {
 		header.Set("Content-Length", strconv.Itoa(len(body)))

@@ -90,6 +90,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	if err != nil {
 		return &UsageError{err}
 	}
+	collectLess()
 	if err := harden(); err != nil {
 		log.WarnContext(ctx, "core dumps could not be switched off", "error", err)
 	}
