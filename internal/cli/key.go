@@ -19,7 +19,7 @@ import (
 
 func (a *app) keyCommand() *cobra.Command {
 	return noun("key", "Keys of an HSM", `Keys are made inside the HSM, or brought into it, and never leave it, except as backups that only an HSM of the same
-security domain can restore.
+security domain can restore, and keys that were made exportable, under their release policy.
 
 Get one:    create, import, wrap-for-import (offline)
 Look:       show, list, versions, attest

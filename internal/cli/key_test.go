@@ -2,6 +2,8 @@ package cli
 
 import (
 	"bytes"
+	"crypto/aes"
+	"crypto/cipher"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -14,6 +16,8 @@ import (
 	"encoding/pem"
 	"maps"
 	"math/big"
+	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -173,6 +177,22 @@ func TestVerifyAttestation(t *testing.T) {
 	}
 }
 
+// An attestation that a server made stays verifiable.
+func TestAttestationVersion1(t *testing.T) {
+	golden, err := os.ReadFile("testdata/attestation-v1.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	bundle, err := parseAttestation(golden)
+	if err != nil {
+		t.Fatal(err)
+	}
+	says, err := verifyAttestation(bundle)
+	if err != nil || says.domain != "45396055d6ba14dd5d73b19569cfc3e92c3f3b8db31a0de7a324f36e8e195a80" || says.Curve != "P-256K" || says.Origin != "generated" {
+		t.Errorf("got %+v, %v", says, err)
+	}
+}
+
 // FuzzAttestation feeds files. What holds was signed by the one key that signs here.
 func FuzzAttestation(f *testing.F) {
 	// One key, because the fuzzer's processes share the seeds and not this.
@@ -196,6 +216,43 @@ func FuzzAttestation(f *testing.F) {
 			t.Errorf("an attestation of %s by %s holds", says.Kid, says.domain)
 		}
 	})
+}
+
+// A file of version 1, which other software made with the key 00 01 … 1f, stays readable, means what it says, and is
+// written the same way.
+func TestCiphertextVersion1(t *testing.T) {
+	golden, err := os.ReadFile("testdata/ciphertext-v1.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	file, err := parseCiphertext(golden)
+	if err != nil {
+		t.Fatal(err)
+	}
+	key := make([]byte, 32)
+	for i := range key {
+		key[i] = byte(i)
+	}
+	block, err := aes.NewCipher(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	gcm, err := cipher.NewGCM(block)
+	if err != nil {
+		t.Fatal(err)
+	}
+	plain, err := gcm.Open(nil, file.IV, slices.Concat(file.Value, file.Tag), file.AAD)
+	if err != nil || string(plain) != "Dear Grace, the keys are under the mat.\n" {
+		t.Errorf("got %q, %v", plain, err)
+	}
+	c := &ciphering{file: "golden"}
+	if err := c.take(file, "Archive"); err != nil || c.alg != "A256GCM" || c.version != "0f0c4a6b5d1e4c5f8a9b0c1d2e3f4a5b" {
+		t.Errorf("got %s with version %s, %v", c.alg, c.version, err)
+	}
+	again, err := json.MarshalIndent(file, "", "  ")
+	if err != nil || string(again)+"\n" != string(golden) {
+		t.Errorf("it is written as %s, %v", again, err)
+	}
 }
 
 // FuzzCiphertextFile: what is read is what it would be written as again.
