@@ -154,20 +154,23 @@ func parseJWK(text []byte) (jwk, error) {
 	if err := strictjson.Check(text, jwkLimits); err != nil {
 		return k, fmt.Errorf("it is not the JSON of one key: %w", err)
 	}
-	if err := json.Unmarshal(text, &k); err != nil {
-		return jwk{}, errors.New("it is not the JSON of a key: a member is not of the right type, or not base64url without padding")
-	}
+	err := json.Unmarshal(text, &k)
 	k.Kty = shortType(k.Kty)
 	if k.Crv == secp256k1 {
 		k.Crv = engine.P256K
 	}
 	switch {
+	case err != nil:
+		err = errors.New("it is not the JSON of a key: a member is not of the right type, or not base64url without padding")
 	case k.Kty == "":
-		return jwk{}, errors.New("its kty is not RSA, EC or oct")
+		err = errors.New("its kty is not RSA, EC or oct")
 	case len(k.Others) > 0 && string(k.Others) != "null":
-		return jwk{}, errors.New("it has more than two primes (oth), and such keys are not taken")
+		err = errors.New("it has more than two primes (oth), and such keys are not taken")
+	default:
+		return k, nil
 	}
-	return k, nil
+	k.material().Wipe()
+	return jwk{}, err
 }
 
 // shortType is RSA, EC or oct for a key type in any case, with or without -HSM; "" for others.
@@ -204,7 +207,7 @@ func (k privateKey) imported() api.ImportedKey {
 	}
 }
 
-// size describes the key: "RSA 2048".
+// kind describes the key: "RSA 2048".
 func (k privateKey) kind() string {
 	switch k.kty {
 	case "RSA":

@@ -209,7 +209,11 @@ var (
 // policyOf makes a policy from flags. Whether the times go together, the HSM says.
 func (a *app) policyOf(cmd *cobra.Command, after, before, expiry string) (api.RotationPolicy, error) {
 	policy := api.RotationPolicy{}
-	for flag, text := range map[string]*string{"rotate-after": &after, "rotate-before-expiry": &before, "expiry": &expiry} {
+	for _, f := range []struct {
+		flag string
+		text *string
+	}{{"rotate-after", &after}, {"rotate-before-expiry", &before}, {"expiry", &expiry}} {
+		flag, text := f.flag, f.text
 		if *text == "" && !cmd.Flags().Changed(flag) {
 			continue
 		}

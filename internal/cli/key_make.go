@@ -394,7 +394,7 @@ Check where it comes from before you wrap for it: key attest NAME.`, 0,
 			if err := a.oneStandard(cmd, kek, file); err != nil {
 				return err
 			}
-			if err := a.checkOut(cmd, out, kek, file); err != nil {
+			if err := a.checkOut(cmd, out, append([]string{kek, file}, passphraseFiles...)...); err != nil {
 				return err
 			}
 			receiver, named, err := a.readReceiver(cmd.Context(), kek)
