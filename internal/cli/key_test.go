@@ -14,9 +14,13 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"encoding/pem"
+	"io"
 	"maps"
 	"math/big"
+	"net/http"
+	"net/http/httptest"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -190,6 +194,66 @@ func TestAttestationVersion1(t *testing.T) {
 	says, err := verifyAttestation(bundle)
 	if err != nil || says.domain != "45396055d6ba14dd5d73b19569cfc3e92c3f3b8db31a0de7a324f36e8e195a80" || says.Curve != "P-256K" || says.Origin != "generated" {
 		t.Errorf("got %+v, %v", says, err)
+	}
+}
+
+// A server that attests one key and shows another, or attests another key than was asked for, is caught.
+func TestAttestAgainstALyingServer(t *testing.T) {
+	a := newAuthority(t, elliptic.P384())
+	honest := a.attestation(t, func(_, _, _ map[string]any) {})
+	other := honest
+	other.Key.X = bytes.Repeat([]byte{3}, 32)
+	for name, tc := range map[string]struct {
+		args            []string
+		attested, shown api.KeyBundle
+		want            string // in the error; "" for none
+	}{
+		"an honest one":         {[]string{"k"}, honest, honest, ""},
+		"another public key":    {[]string{"k"}, honest, other, "the public key is not the one that key show gives"},
+		"another key's word":    {[]string{"mine"}, honest, honest, "it is about another key"},
+		"another version's":     {[]string{"k", "--key-version", strings.Repeat("0", 32)}, honest, honest, "it is about another key"},
+		"an oct key, as shown":  {[]string{"k"}, honest, api.KeyBundle{Key: api.JSONWebKey{Kid: attestedKid, Kty: "oct-HSM"}}, "the public key is not the one"},
+		"a statement about air": {[]string{"k"}, api.KeyBundle{Key: honest.Key, Attributes: api.KeyAttributes{Attestation: &api.KeyAttestation{Version: attestationVersion}}}, honest, "not one certificate"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			server := httptest.NewUnstartedServer(nil)
+			server.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				w.Header().Set("Content-Type", "application/json")
+				switch _, parent, _ := strings.Cut(r.Host, "."); {
+				case strings.HasSuffix(r.URL.Path, "/token"):
+					_, _ = io.WriteString(w, `{"token_type":"Bearer","expires_in":3600,"access_token":"t"}`)
+				case r.Header.Get("Authorization") == "":
+					w.Header().Set("WWW-Authenticate", `Bearer authorization="https://`+r.Host+`/tenant", resource="https://`+parent+`"`)
+					w.WriteHeader(http.StatusUnauthorized)
+				case strings.HasSuffix(r.URL.Path, "/attestation"):
+					_ = json.NewEncoder(w).Encode(tc.attested)
+				default:
+					_ = json.NewEncoder(w).Encode(tc.shown)
+				}
+			})
+			server.StartTLS()
+			defer server.Close()
+			dir := t.TempDir()
+			ca := filepath.Join(dir, "ca.pem")
+			if err := os.WriteFile(ca, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw}), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			for name, value := range map[string]string{"URL": server.URL, "AUTHORITY": server.URL, "TENANT": "tenant", "CLIENT_ID": "me", "CLIENT_SECRET": "hush", "CA": ca, "CONFIG": filepath.Join(dir, "config.toml"), "PROFILE": ""} {
+				t.Setenv("STRONGROOM_"+name, value)
+			}
+			if err := os.WriteFile(filepath.Join(dir, "config.toml"), nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			var stdout, stderr bytes.Buffer
+			out := filepath.Join(dir, "out")
+			code := Main(t.Context(), append([]string{"key", "attest", "--out", out}, tc.args...), strings.NewReader(""), &stdout, &stderr)
+			if (code == exitDone) != (tc.want == "") || !strings.Contains(stderr.String(), tc.want) {
+				t.Errorf("exit code %d, and %q, want %q", code, stderr.String(), tc.want)
+			}
+			if _, err := os.Stat(out); (err == nil) != (tc.want == "") {
+				t.Errorf("the file: %v", err)
+			}
+		})
 	}
 }
 
