@@ -21,10 +21,13 @@ var level = map[string]int{
 	"internal/controlplane":    70,
 	"internal/identity":        70,
 	"internal/hsm":             60,
+	"internal/record":          46,
 	"internal/keys":            50,
 	"internal/access":          45,
 	"internal/engine/software": 41,
 	"internal/engine":          40,
+	"internal/limit":           40,
+	"internal/metrics":         40,
 	"internal/store/bolt":      42,
 	"internal/store/memory":    42,
 	"internal/store/overlay":   41, // one transaction's writes, shared by the stores
@@ -37,6 +40,7 @@ var level = map[string]int{
 	"internal/durable":         30,
 	"internal/failure":         30,
 	"securitydomain":           20,
+	"internal/release":         20,
 	"shamir":                   10,
 	"internal/strictjson":      10,
 	"secret":                   0,
@@ -45,6 +49,7 @@ var level = map[string]int{
 // testOnly are packages that only tests import; they may import anything but cmd.
 var testOnly = map[string]bool{
 	"internal/store/storetest": true, "internal/engine/enginetest": true, "test/crash/victim": true, "test/bench/floor": true, "test/harness": true,
+	"test/contract": true, "test/exchange": true, "test/recorder": true,
 }
 
 // pure packages can be audited alone and used on a machine without a network: no files, network, clock or log.
@@ -53,6 +58,7 @@ var pure = map[string][]string{
 	"secret":              {},
 	"shamir":              {"strongroom/secret"},
 	"internal/strictjson": {},
+	"internal/release":    {"strongroom/internal/strictjson"},
 	"securitydomain":      {"strongroom/secret", "strongroom/shamir", "strongroom/internal/strictjson", "github.com/go-jose/go-jose/v4"},
 }
 
@@ -147,6 +153,31 @@ func TestPurePackagesStayPure(t *testing.T) {
 	}
 	if seen != len(pure) {
 		t.Errorf("checked %d pure packages of %d: one was moved or renamed", seen, len(pure))
+	}
+}
+
+// testModules are modules that only tests use, as docs/dependencies.md says. A test helper that the program came to
+// import would bring them into it unseen.
+var testModules = []string{
+	"github.com/Azure/azure-sdk-for-go", "github.com/AzureAD", "github.com/rogpeppe/go-internal", "pgregory.net/rapid",
+	"github.com/google/go-cmp", "github.com/tink-crypto", "github.com/getkin/kin-openapi",
+}
+
+func TestTestOnlyModulesAreNotLinked(t *testing.T) {
+	out, err := exec.Command("go", "list", "-deps", "-f", "{{with .Module}}{{.Path}}{{end}}", "./cmd/strongroom").Output()
+	if err != nil {
+		t.Fatalf("go list: %v", err)
+	}
+	linked := strings.Fields(string(out))
+	if !contains(linked, "go.etcd.io/bbolt") {
+		t.Fatalf("go list names no module that is surely linked: the test would check nothing")
+	}
+	for _, module := range linked {
+		for _, forbidden := range testModules {
+			if strings.HasPrefix(module, forbidden) {
+				t.Errorf("%s is linked into the program, and is meant for tests only", module)
+			}
+		}
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 
@@ -73,9 +74,14 @@ func (a *Authorizer) index(ctx context.Context, hsmID string) (*index, error) {
 	if x != nil {
 		return x, nil
 	}
-	var list []Assignment
+	var (
+		custom []Role
+		list   []Assignment
+	)
 	err := a.store.View(ctx, func(r store.Reader) (err error) {
-		list, err = LoadAssignments(r, a.seal, hsmID)
+		if custom, err = LoadDefinitions(r, a.seal, hsmID); err == nil {
+			list, err = LoadAssignments(r, a.seal, hsmID)
+		}
 		return err
 	})
 	if err != nil {
@@ -84,7 +90,7 @@ func (a *Authorizer) index(ctx context.Context, hsmID string) (*index, error) {
 		}
 		return nil, failure.Wrap(failure.Unavailable, err, "the roles of this HSM cannot be read now; try again")
 	}
-	x = newIndex(a.roles, list)
+	x = newIndex(append(slices.Clip(a.roles), custom...), list)
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.changes == before {
@@ -100,7 +106,7 @@ func (a *Authorizer) changed(keys []string) {
 	for _, key := range keys {
 		rest, ok := strings.CutPrefix(key, "hsm/")
 		id, rest, _ := strings.Cut(rest, "/")
-		if ok && strings.HasPrefix(rest, "role-assignment/") {
+		if ok && (strings.HasPrefix(rest, "role-assignment/") || strings.HasPrefix(rest, "role-definition/")) {
 			delete(a.cached, id)
 			a.changes++
 		}

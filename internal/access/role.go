@@ -12,6 +12,8 @@ import (
 type Role struct {
 	ID             string   // GUID, lower case
 	Name           string   // "Managed HSM Crypto User"
+	Description    string   // of custom roles
+	Scopes         []string // assignableScopes as given, of custom roles; shown to clients, never decided on
 	Custom         bool     // false: built in, and fixed
 	Actions        []string // control-plane actions; shown to clients, never decided on here
 	DataActions    []Action
@@ -37,9 +39,8 @@ const (
 // "/keys/deletedKeys/delete" for the Crypto Auditor is a shifted cell (an auditor who may purge), and the service
 // gave read. The EKM Administrator is missing, as neither its ID nor its actions are published.
 func BuiltInRoles() []Role {
-	readRoles := []Action{"/roleAssignments/read/action", "/roleDefinitions/read/action"}
-	manageRoles := append([]Action{"/roleAssignments/write/action", "/roleAssignments/delete/action",
-		"/roleDefinitions/write/action", "/roleDefinitions/delete/action"}, readRoles...)
+	readRoles := []Action{AssignmentsRead, DefinitionsRead}
+	manageRoles := append([]Action{AssignmentsWrite, AssignmentsDelete, DefinitionsWrite, DefinitionsDelete}, readRoles...)
 	backup := []Action{"/backup/start/action", "/backup/status/action"}
 	restore := []Action{"/restore/start/action", "/restore/status/action"}
 	return []Role{

@@ -42,6 +42,7 @@ type Verifier struct {
 	issuers map[string]Issuer // by URL
 	now     func() time.Time
 	seen    *tokenCache
+	counts  counts
 }
 
 // NewVerifier returns a verifier for the issuers. It refuses what is a mistake in the configuration: an issuer
@@ -91,6 +92,7 @@ func (v *Verifier) Verify(ctx context.Context, raw string, audiences []string) (
 	}
 	id := idOfToken(raw)
 	if caller, ok := v.recall(id, audiences); ok {
+		v.counts.remembered.Add(1)
 		return caller, nil
 	}
 	r, err := v.verify(ctx, raw, audiences)
@@ -98,6 +100,7 @@ func (v *Verifier) Verify(ctx context.Context, raw string, audiences []string) (
 		return Caller{}, err
 	}
 	v.seen.put(id, r)
+	v.counts.verified.Add(1)
 	return r.caller, nil
 }
 

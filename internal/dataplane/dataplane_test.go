@@ -63,6 +63,19 @@ type fixture struct {
 	handler http.Handler
 	signer  jose.Signer
 	now     time.Time
+	config  dataplane.Config
+	// authority signs attestation tokens of authorityURL.
+	authority *ecdsa.PrivateKey
+}
+
+// configure has the requests from now on answered under a changed configuration.
+func (f *fixture) configure(change func(*dataplane.Config)) {
+	change(&f.config)
+	plane := dataplane.New(f.config)
+	f.handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		name, _, _ := strings.Cut(r.Host, ".")
+		plane.Serve(w, r, name)
+	})
 }
 
 func newFixture(t testing.TB, hsms ...string) *fixture {
@@ -80,11 +93,18 @@ func newFixture(t testing.TB, hsms ...string) *fixture {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if f.authority, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
+		t.Fatal(err)
+	}
+	attestations, err := access.NewAttestations([]access.Issuer{{URL: authorityURL, Keys: &oidc.StaticKeySet{PublicKeys: []crypto.PublicKey{f.authority.Public()}}, Algorithms: []string{oidc.ES256}}}, clock)
+	if err != nil {
+		t.Fatal(err)
+	}
 	sl, err := seal.CreateFile(filepath.Join(t.TempDir(), "seal.json"), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
-	f.service = hsm.New(hsm.Config{Store: f.store, Seal: sl, Authorizer: access.NewAuthorizer(f.store, sl), Now: clock, Rand: rand.Reader, Log: slog.New(slog.DiscardHandler), ExchangeBits: 2048,
+	f.service = hsm.New(hsm.Config{Store: f.store, Seal: sl, Authorizer: access.NewAuthorizer(f.store, sl), Now: clock, Rand: rand.Reader, Log: slog.New(slog.DiscardHandler), ExchangeBits: 2048, Attestations: attestations,
 		OpenEngine: func(w, b secret.Bytes) (engine.Engine, error) { return software.New(w, b, rand.Reader) }})
 	t.Cleanup(f.service.Close)
 	for _, name := range hsms {
@@ -92,11 +112,8 @@ func newFixture(t testing.TB, hsms ...string) *fixture {
 			t.Fatal(err)
 		}
 	}
-	plane := dataplane.New(dataplane.Config{HSMs: f.service, Verifier: verifier, Authorization: issuerURL + "/tenant", Region: "local", Log: slog.New(slog.DiscardHandler), Now: clock})
-	f.handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		name, _, _ := strings.Cut(r.Host, ".")
-		plane.Serve(w, r, name)
-	})
+	f.config = dataplane.Config{HSMs: f.service, Verifier: verifier, Authorization: issuerURL + "/tenant", Region: "local", Log: slog.New(slog.DiscardHandler), Now: clock}
+	f.configure(func(*dataplane.Config) {})
 	return f
 }
 

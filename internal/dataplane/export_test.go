@@ -7,3 +7,17 @@ func Routes() (list [][2]string) {
 	}
 	return list
 }
+
+// Operation is what a test sees of a route.
+type Operation struct {
+	Method, Pattern, Name string
+	Changes               bool
+}
+
+// Operations lists every route with its operation.
+func Operations() (list []Operation) {
+	for _, r := range routes {
+		list = append(list, Operation{r.method, r.pattern, r.op.name, r.op.changes})
+	}
+	return list
+}

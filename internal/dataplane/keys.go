@@ -265,7 +265,7 @@ func signDigest(ctx context.Context, c *call) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	return ok(api.KeyOperationResult{Kid: c.kid(r.Name, r.Version), Value: r.Signature, Alg: request.Alg})
+	return ok(api.KeyOperationResult{Kid: c.used(r.Name, r.Version), Value: r.Signature, Alg: request.Alg})
 }
 
 func verifySignature(ctx context.Context, c *call) (answer, error) {
@@ -302,7 +302,7 @@ func encryptWith(use func(k *keys.Keys, ctx context.Context, caller access.Calle
 		if err != nil {
 			return answer{}, err
 		}
-		return ok(api.KeyOperationResult{Kid: c.kid(r.Name, r.Version), Value: r.Value, Alg: request.Alg, IV: r.IV, Tag: r.Tag, AAD: request.AAD})
+		return ok(api.KeyOperationResult{Kid: c.used(r.Name, r.Version), Value: r.Value, Alg: request.Alg, IV: r.IV, Tag: r.Tag, AAD: request.AAD})
 	}
 }
 
@@ -323,7 +323,7 @@ func decryptWith(use func(k *keys.Keys, ctx context.Context, caller access.Calle
 		}
 		// The one way out for a plaintext: to the caller who asked for it.
 		return answer{status: http.StatusOK, wipe: r.Plaintext.Wipe,
-			body: api.KeyOperationResult{Kid: c.kid(r.Name, r.Version), Value: r.Plaintext.Reveal(), Alg: request.Alg}}, nil
+			body: api.KeyOperationResult{Kid: c.used(r.Name, r.Version), Value: r.Plaintext.Reveal(), Alg: request.Alg}}, nil
 	}
 }
 
@@ -399,8 +399,14 @@ func (c *call) kid(name, version string) string {
 	return id
 }
 
+// used is kid for the version that a call was about in the end, and notes it for the record.
+func (c *call) used(name, version string) string {
+	c.record.Key, c.record.Version = name, version
+	return c.kid(name, version)
+}
+
 func (c *call) bundle(k keys.Key) api.KeyBundle {
-	jwk := api.JSONWebKey{Kid: c.kid(k.Name, k.Version), Kty: string(k.Public.Type), KeyOps: k.Ops}
+	jwk := api.JSONWebKey{Kid: c.used(k.Name, k.Version), Kty: string(k.Public.Type), KeyOps: k.Ops}
 	switch k.Public.Type {
 	case engine.RSA:
 		jwk.N, jwk.E = k.Public.N.Bytes(), big.NewInt(int64(k.Public.E)).Bytes()

@@ -2,6 +2,7 @@ package dataplane
 
 import (
 	"net/url"
+	"slices"
 	"strings"
 
 	"strongroom/internal/failure"
@@ -11,8 +12,8 @@ import (
 // operation.
 const maxPath = 512
 
-// route is one line of the table of routes. The pattern's segments are literals, {name} (any segment) or
-// {version} (32 hexadecimal digits). Literals are tried first, so an operation name is never read as a version.
+// route is one line of the table of routes. The pattern's segments are literals, {name} (any segment),
+// {version} (32 hexadecimal digits) or {id} (any segment: the name of a role definition or assignment). Literals are tried first, so an operation name is never read as a version.
 type route struct {
 	method, pattern string
 	op              operation
@@ -20,15 +21,51 @@ type route struct {
 
 // match is a route with what its path says.
 type match struct {
-	op            operation
-	name, version string
+	op                operation
+	name, version, id string
 }
 
 // router finds operations by method and path. It exists because the standard library's mux answers the paths of
 // real clients (an empty version segment, a trailing slash) with redirects, and 404 and 405 in plain text.
 type router struct {
-	routes []route
+	// byLength are the routes by their number of segments, those with most literals first and otherwise in the order
+	// of the table: the first one that fits is the one.
+	byLength [][]compiled
 }
+
+// compiled is a route whose pattern has been taken apart.
+type compiled struct {
+	route
+	segments []string
+	literals int
+}
+
+func newRouter(routes []route) router {
+	var r router
+	for _, route := range routes {
+		c := compiled{route: route, segments: strings.Split(route.pattern, "/")}
+		for _, s := range c.segments {
+			if s != segmentName && s != segmentVersion && s != segmentID {
+				c.literals++
+			}
+		}
+		for len(r.byLength) <= len(c.segments) {
+			r.byLength = append(r.byLength, nil)
+		}
+		r.byLength[len(c.segments)] = append(r.byLength[len(c.segments)], c)
+	}
+	for _, list := range r.byLength {
+		slices.SortStableFunc(list, func(a, b compiled) int { return b.literals - a.literals })
+	}
+	return r
+}
+
+// The segments of a pattern that are no literals.
+const (
+	segmentName    = "{name}"
+	segmentVersion = "{version}"
+	segmentID      = "{id}"
+)
 
 // splitPath turns the raw path of a request into segments, or refuses it. A path reaches routing in one
 // spelling only, so that what is checked is what is used: nothing is cleaned, decoded or redirected.
@@ -60,8 +97,13 @@ func splitPath(u *url.URL) ([]string, error) {
 			return refuse("has a dot segment")
 		}
 	}
-	// The two empty segments that real clients send, both meaning the latest version.
+	// The empty segments that real clients send. Before providers, the scope of the whole HSM put as it is into
+	// /{scope}/providers/…; behind a key's name, the latest version.
 	switch n := len(segments); {
+	case n > 2 && segments[0] == "" && segments[1] == "providers":
+		segments = segments[1:]
+	case n > 3 && segments[0] == "" && segments[1] == "" && segments[2] == "providers":
+		segments = segments[2:]
 	case n == 3 && segments[0] == "keys" && segments[1] != "" && segments[2] == "":
 		segments = segments[:2]
 	case n == 4 && segments[0] == "keys" && segments[1] != "" && segments[2] == "" && segments[3] != "":
@@ -81,54 +123,47 @@ func splitPath(u *url.URL) ([]string, error) {
 // find returns the route of a request. A path that exists under other methods is BadMethod.
 func (r *router) find(method string, segments []string) (match, error) {
 	other := false
-	var found match
-	best := -1
-	for _, candidate := range r.routes {
-		m, literals, ok := candidate.match(segments)
-		if !ok {
-			continue
-		}
-		if candidate.method != method {
-			other = true
-			continue
-		}
-		if literals > best {
-			found, best = m, literals
+	if len(segments) < len(r.byLength) {
+		list := r.byLength[len(segments)]
+		for i := range list {
+			m, ok := list[i].match(segments)
+			switch {
+			case !ok:
+			case list[i].method == method:
+				return m, nil
+			default:
+				other = true
+			}
 		}
 	}
-	switch {
-	case best >= 0:
-		return found, nil
-	case other:
+	if other {
 		return match{}, failure.New(failure.BadMethod, "this path does not take %s", printableMethod(method))
 	}
 	return match{}, failure.New(failure.NoRoute, "there is no such operation on a Managed HSM, or this server does not have it")
 }
 
-func (r route) match(segments []string) (m match, literals int, ok bool) {
-	want := strings.Split(r.pattern, "/")
-	if len(want) != len(segments) {
-		return match{}, 0, false
-	}
-	m.op = r.op
-	for i, w := range want {
+// match compares segments of the same number.
+func (c *compiled) match(segments []string) (m match, ok bool) {
+	m.op = c.op
+	for i, want := range c.segments {
 		s := segments[i]
-		switch w {
-		case "{name}":
+		switch want {
+		case segmentName:
 			m.name = s
-		case "{version}":
+		case segmentVersion:
 			if !isVersion(s) {
-				return match{}, 0, false
+				return match{}, false
 			}
 			m.version = strings.ToLower(s)
+		case segmentID:
+			m.id = s
 		default:
-			if w != s {
-				return match{}, 0, false
+			if want != s {
+				return match{}, false
 			}
-			literals++
 		}
 	}
-	return m, literals, true
+	return m, true
 }
 
 func isVersion(s string) bool {

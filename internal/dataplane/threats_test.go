@@ -130,7 +130,7 @@ func TestNothingOfOneHSMWorksOnAnother(t *testing.T) {
 	mine, theirs := version("mine", f.token(nil)), version("theirs", them)
 
 	elsewhere := f.token(map[string]any{"aud": "https://managedhsm.localhost:8444", "oid": lowID, "sub": lowID})
-	fill := strings.NewReplacer("{name}", "k", "{version}", theirs)
+	fill := strings.NewReplacer("{name}", "k", "{version}", theirs, "{id}", adminID)
 	before := f.snapshot()
 	for _, route := range dataplane.Routes() {
 		r := request{method: route[0], path: fill.Replace(route[1]), hsm: "theirs", body: `{"value":"AAAA","alg":"ES256","digest":"AAAA","kty":"EC"}`}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -36,6 +37,10 @@ type Options struct {
 	// Prompt asks a person at a terminal for a passphrase; nil where there is no terminal.
 	Prompt  func(question string) ([]byte, error)
 	Version string
+	// WrapDataPlane is for tests that look at every exchange of the data plane: it is put around whatever answers at
+	// an HSM's address, and sees nothing of the control plane, the token issuer or the probes. It is nil in the
+	// shipped program, which has no way to set it.
+	WrapDataPlane func(http.Handler) http.Handler
 }
 
 // Config is the configuration file (TOML). An unknown name in it is an error. The comment of a field is its
@@ -64,6 +69,10 @@ type Config struct {
 	// AllowRSA15 lets RSA keys encrypt and decrypt with RSA1_5, for clients that know nothing better. Off, because
 	// every caller who may decrypt with it can be used to decrypt anything, and to sign, by asking often enough.
 	AllowRSA15 bool `toml:"allow_rsa1_5"`
+
+	// LockMemory keeps the process out of swap, where that is permitted. Default true, and false in development. The
+	// pages of the database that were read are locked too, so memory grows to the size of the database at most.
+	LockMemory bool `toml:"lock_memory"`
 
 	TLS struct {
 		// Certificate and Key are PEM files, read again when they change. Default: a CA of our own in DATA/tls.
@@ -96,10 +105,37 @@ type Config struct {
 		// KeysPerHSM is how many keys one HSM may have, deleted ones included. Default 5000, as Azure's; at most
 		// 1,000,000.
 		KeysPerHSM int `toml:"keys_per_hsm"`
+		// Running is how many requests of one HSM run at once, and Waiting how many wait for their turn, for at most five
+		// seconds; beyond, the answer is 503 at once. Defaults 256 and 1024.
+		Running int `toml:"running"`
+		Waiting int `toml:"waiting"`
+		// RequestsPerSecond is how many requests one principal may make in a second, to all HSMs together; beyond, the answer
+		// is 429. Default 5000; -1 means no bound.
+		RequestsPerSecond int `toml:"requests_per_second"`
 	} `toml:"limits"`
+
+	Metrics struct {
+		// Listen is the address of a plain HTTP listener for Prometheus, GET /metrics. Default: none. Whoever reaches it
+		// learns the names of HSMs and what is done with them, and nothing else; it must be a loopback address unless
+		// Exposed says that the network around it is trusted.
+		Listen  string `toml:"listen"`
+		Exposed bool   `toml:"exposed"`
+	} `toml:"metrics"`
 
 	// Issuers are OpenID Connect issuers whose tokens are accepted.
 	Issuers []IssuerConfig `toml:"issuer"`
+
+	// AttestationAuthorities are those whose attestation tokens count when a key is to be released. What a token has
+	// to say is in the key's release policy; without an authority here, no key is released.
+	AttestationAuthorities []AttestationConfig `toml:"attestation_authority"`
+}
+
+// AttestationConfig is one attestation authority.
+type AttestationConfig struct {
+	// URL is the authority as tokens name it (iss); its discovery document is read from there.
+	URL string `toml:"url"`
+	// Algorithms are the accepted signature algorithms. Default RS256 and ES256.
+	Algorithms []string `toml:"algorithms"`
 }
 
 // IssuerConfig is one external issuer.
@@ -115,9 +151,12 @@ type IssuerConfig struct {
 	Groups bool `toml:"groups"`
 }
 
+// maxRequests bounds the limits of requests at once.
+const maxRequests = 100_000
+
 // loadConfig merges file, options and defaults, and refuses what cannot work before anything is touched.
 func loadConfig(o Options) (Config, error) {
-	var c Config
+	c := Config{LockMemory: !o.Dev}
 	if o.ConfigFile != "" {
 		meta, err := toml.DecodeFile(o.ConfigFile, &c)
 		if mistake, is := errors.AsType[toml.ParseError](err); is {
@@ -213,14 +252,58 @@ func loadConfig(o Options) (Config, error) {
 	default:
 		return c, fmt.Errorf("seal kind %q is not known: use file or passphrase", c.Seal.Kind)
 	}
+	if err := checkAuthorities(c); err != nil {
+		return c, err
+	}
 	if c.Limits.KeysPerHSM < 0 || c.Limits.KeysPerHSM > maxKeysPerHSM {
 		return c, fmt.Errorf("[limits] keys_per_hsm is %d; it must be 1 to %d, or be left out for %d", c.Limits.KeysPerHSM, maxKeysPerHSM, keys.MaxKeys)
+	}
+	for name, v := range map[string]int{"running": c.Limits.Running, "waiting": c.Limits.Waiting} {
+		if v < 0 || v > maxRequests {
+			return c, fmt.Errorf("[limits] %s is %d; it must be 1 to %d, or be left out", name, v, maxRequests)
+		}
+	}
+	if r := c.Limits.RequestsPerSecond; r < -1 || r > 10*maxRequests {
+		return c, fmt.Errorf("[limits] requests_per_second is %d; it must be 1 to %d, -1 for no bound, or be left out", r, 10*maxRequests)
+	}
+	if c.Metrics.Listen != "" {
+		host, _, err := net.SplitHostPort(c.Metrics.Listen)
+		if err != nil {
+			return c, fmt.Errorf("[metrics] listen %q is not HOST:PORT", c.Metrics.Listen)
+		}
+		if ip := net.ParseIP(host); !c.Metrics.Exposed && (ip == nil || !ip.IsLoopback()) {
+			return c, fmt.Errorf("[metrics] listen %q is not a loopback address, and metrics are plain HTTP without a token; listen on 127.0.0.1, or set exposed = true where the network around it is trusted", c.Metrics.Listen)
+		}
 	}
 	if c.Seal.File == "" {
 		c.Seal.File = filepath.Join(c.Data, "seal.json")
 	}
 	c.HSMDomain = strings.ToLower(strings.Trim(c.HSMDomain, "."))
 	return c, nil
+}
+
+// checkAuthorities refuses attestation authorities that are there twice, or issue tokens too: a token that says who
+// somebody is must not pass for one that says what runs somewhere. What else can be wrong is found when they are opened.
+func checkAuthorities(c Config) error {
+	seen := map[string]string{}
+	same := func(url string) string { return strings.ToLower(strings.TrimSuffix(url, "/")) }
+	for _, i := range c.Issuers {
+		seen[same(i.URL)] = "an [[issuer]] too: an issuer of bearer tokens attests nothing"
+	}
+	own := c.PublicURL
+	if own == "" {
+		own = "https://" + c.Listen
+	}
+	for i, a := range c.AttestationAuthorities { // named by number: a URL may have a password in it
+		if strings.HasPrefix(same(a.URL)+"/", same(own)+"/") {
+			return fmt.Errorf("attestation_authority number %d is this server, whose embedded issuer attests nothing; remove it", i+1)
+		}
+		if what, there := seen[same(a.URL)]; there {
+			return fmt.Errorf("attestation_authority number %d is %s; remove one of the two", i+1, what)
+		}
+		seen[same(a.URL)] = "there twice"
+	}
+	return nil
 }
 
 // systemdCredential returns the path of a credential that systemd passed to this service, or "".

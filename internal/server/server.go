@@ -32,6 +32,7 @@ import (
 	"strongroom/internal/failure"
 	"strongroom/internal/hsm"
 	"strongroom/internal/identity"
+	"strongroom/internal/metrics"
 	"strongroom/internal/pki"
 	"strongroom/internal/seal"
 	"strongroom/internal/store"
@@ -55,7 +56,11 @@ type Server struct {
 	issuer     *identity.Issuer // nil when the embedded issuer is off
 	listen     *listeners
 	data       *dataplane.Handler
+	verifier   *access.Verifier
+	metrics    *metrics.Metrics
+	wrap       func(http.Handler) http.Handler // Options.WrapDataPlane
 	main       http.Handler
+	version    string
 	base       string // https://host:port of the main listener, as clients reach it
 	caFile     string
 	client     clientCredentials
@@ -85,7 +90,12 @@ func Run(ctx context.Context, o Options) (err error) {
 	if err := harden(); err != nil {
 		log.WarnContext(ctx, "core dumps could not be switched off", "error", err)
 	}
-	s := &Server{cfg: cfg, dev: o.Dev, stdout: o.Stdout, log: log, kick: make(chan struct{}, 1)}
+	if cfg.LockMemory {
+		if err := lockMemory(); err != nil {
+			log.WarnContext(ctx, "memory could not be locked: keys in it may reach the swap. Forbid swap to this service, or allow it to lock memory", "error", err)
+		}
+	}
+	s := &Server{cfg: cfg, dev: o.Dev, stdout: o.Stdout, log: log, version: o.Version, wrap: o.WrapDataPlane, kick: make(chan struct{}, 1)}
 	if err := durable.MkdirAll(cfg.Data, 0o700); err != nil {
 		return fmt.Errorf("data folder: %w", err)
 	}
@@ -118,6 +128,11 @@ func Run(ctx context.Context, o Options) (err error) {
 	if err := s.listen.serve(s.listen.base, s.main); err != nil {
 		return err
 	}
+	stopMetrics, err := s.serveMetrics()
+	if err != nil {
+		return err
+	}
+	defer stopMetrics()
 	unwatch := s.store.Watch(s.noticed)
 	defer unwatch()
 	sweeping, stopSweeping := context.WithCancel(ctx)
@@ -323,7 +338,7 @@ func (s *Server) certificates() (pki.Source, error) {
 func (s *Server) wire(ctx context.Context) error {
 	var issuers []access.Issuer
 	if s.cfg.Identity.Embedded {
-		issuer, err := identity.Open(ctx, identity.Config{BaseURLs: s.bases(), Tenant: s.meta.tenant, Store: s.store, Seal: s.seal, Rand: rand.Reader, Now: time.Now, Log: s.log})
+		issuer, err := identity.Open(ctx, identity.Config{BaseURLs: s.bases(), Tenant: s.meta.tenant, Store: s.store, Seal: s.seal, Rand: rand.Reader, Now: time.Now, Log: s.log, Attestation: s.dev})
 		if err != nil {
 			return err
 		}
@@ -343,6 +358,10 @@ func (s *Server) wire(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	attestations, err := s.attestations(ctx)
+	if err != nil {
+		return err
+	}
 	s.authorizer = access.NewAuthorizer(s.store, s.seal)
 	var options []software.Option
 	if s.cfg.AllowRSA15 {
@@ -350,7 +369,7 @@ func (s *Server) wire(ctx context.Context) error {
 		s.log.WarnContext(ctx, "RSA1_5 is allowed: whoever may decrypt with it can decrypt everything, by asking often enough")
 	}
 	config := hsm.Config{
-		Store: s.store, Seal: s.seal, Authorizer: s.authorizer, Now: time.Now, Rand: rand.Reader, Log: s.log, MaxKeys: s.cfg.Limits.KeysPerHSM,
+		Store: s.store, Seal: s.seal, Authorizer: s.authorizer, Now: time.Now, Rand: rand.Reader, Log: s.log, MaxKeys: s.cfg.Limits.KeysPerHSM, Attestations: attestations,
 		OpenEngine: func(wrapping, backup secret.Bytes) (engine.Engine, error) {
 			return software.New(wrapping, backup, rand.Reader, options...)
 		},
@@ -359,7 +378,10 @@ func (s *Server) wire(ctx context.Context) error {
 		config.ReservePort, config.ReleasePort = s.listen.reserve, s.listen.release
 	}
 	s.hsms = hsm.New(config)
-	s.data = dataplane.New(dataplane.Config{HSMs: s.hsms, Verifier: verifier, Authorization: s.base + "/" + s.meta.tenant, Region: s.cfg.Location, Log: s.log, Now: time.Now})
+	s.verifier = verifier
+	s.metrics = metrics.New(s.sources(s.version))
+	s.data = dataplane.New(dataplane.Config{HSMs: s.hsms, Verifier: verifier, Authorization: s.base + "/" + s.meta.tenant, Region: s.cfg.Location, Log: s.log, Now: time.Now,
+		Limits: s.cfg.limiter(), Metrics: s.metrics})
 	arm, err := controlplane.New(controlplane.Config{
 		Service: &provisioner{s: s}, Verifier: verifier, BaseURLs: s.bases(), Tenant: s.meta.tenant, Subscription: s.meta.subscription, SubscriptionName: "Strongroom",
 		ResourceGroup: defaultGroup, Location: s.cfg.Location, MHSMSuffix: s.hsmSuffix(), Log: s.log,
@@ -369,6 +391,26 @@ func (s *Server) wire(ctx context.Context) error {
 	}
 	s.main = s.guard(s.route(arm))
 	return nil
+}
+
+// attestations verifies the tokens of the configured attestation authorities, and in development of our own.
+func (s *Server) attestations(ctx context.Context) (*access.Attestations, error) {
+	var list []access.Issuer
+	if s.issuer != nil {
+		list = s.issuer.AttestationAuthorities()
+	}
+	if len(list) > 0 {
+		s.log.WarnContext(ctx, "the attestation authority for development is on: whoever can sign in can have anything attested, and keys released that name it", "authority", list[0].URL)
+	}
+	for _, a := range s.cfg.AttestationAuthorities {
+		authority, err := access.OpenIssuer(access.IssuerConfig{URL: a.URL, Algorithms: a.Algorithms, Now: time.Now, Log: s.log})
+		if err != nil {
+			return nil, fmt.Errorf("attestation_authority: %w", err)
+		}
+		authority.Prefetch() // as with issuers
+		list = append(list, authority)
+	}
+	return access.NewAttestations(list, time.Now)
 }
 
 // bases are the ways to reach the main listener: as published, and in development also as localhost.
@@ -564,14 +606,16 @@ func (s *Server) announce(ctx context.Context, version string) {
 func (s *Server) route(arm *controlplane.Plane) http.Handler {
 	// The port counts too: it becomes part of key identifiers and of the audience that a token must have.
 	published, suffix := "."+s.hsmSuffix(), "."+s.cfg.HSMDomain
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		host := strings.ToLower(r.Host)
-		if name, is := strings.CutSuffix(host, published); is && name != "" && !strings.Contains(name, ".") {
+	hsms := s.dataPlane(func(w http.ResponseWriter, r *http.Request) {
+		if name, is := strings.CutSuffix(strings.ToLower(r.Host), published); is && name != "" && !strings.Contains(name, ".") {
 			s.data.Serve(w, r, name)
 			return
 		}
-		if name, _, _ := strings.Cut(host, ":"); strings.HasSuffix(name, suffix) {
-			s.data.Refuse(w, r, failure.New(failure.Misdirected, "HSMs answer here as NAME%s; see STRONGROOM_HSM_*_URL in the environment file", published))
+		s.data.Refuse(w, r, failure.New(failure.Misdirected, "HSMs answer here as NAME%s; see STRONGROOM_HSM_*_URL in the environment file", published))
+	})
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if name, _, _ := strings.Cut(strings.ToLower(r.Host), ":"); strings.HasSuffix(name, suffix) {
+			hsms.ServeHTTP(w, r)
 			return
 		}
 		switch {
@@ -593,16 +637,29 @@ func (s *Server) hsmHandler(name string, port int) http.Handler {
 	for _, h := range []string{host, "localhost", strings.ToLower(name) + "." + s.cfg.HSMDomain} {
 		own[net.JoinHostPort(h, strconv.Itoa(port))] = true
 	}
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		switch {
-		case r.URL.Path == "/healthz" || r.URL.Path == "/readyz":
-			s.health(w, r)
-		case !own[strings.ToLower(r.Host)]:
-			s.data.Refuse(w, r, failure.New(failure.Misdirected, "this port belongs to an HSM that has another address; see STRONGROOM_HSM_*_URL in the environment file"))
-		default:
+	plane := s.dataPlane(func(w http.ResponseWriter, r *http.Request) {
+		if own[strings.ToLower(r.Host)] {
 			s.data.Serve(w, r, name)
+			return
+		}
+		s.data.Refuse(w, r, failure.New(failure.Misdirected, "this port belongs to an HSM that has another address; see STRONGROOM_HSM_*_URL in the environment file"))
+	})
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case "/healthz", "/readyz":
+			s.health(w, r)
+		default:
+			plane.ServeHTTP(w, r)
 		}
 	})
+}
+
+// dataPlane is what answers at the address of an HSM, as tests may look at it.
+func (s *Server) dataPlane(answer http.HandlerFunc) http.Handler {
+	if s.wrap == nil {
+		return answer
+	}
+	return s.wrap(answer)
 }
 
 // health answers probes: healthz that the process runs, readyz that the store answers. Neither tells a stranger more.

@@ -60,6 +60,7 @@ func allBlocks(t *testing.T, page string, want int) string {
 }
 
 // workplace is a folder as a newcomer has it after `make run`: bin/strongroom, ./data with a running server, the pages.
+// The commands of the pages run the shipped program; the server is the one that records, which differs in that only.
 func workplace(t *testing.T) (string, *harness.Server) {
 	t.Helper()
 	dir := t.TempDir()
@@ -75,7 +76,7 @@ func workplace(t *testing.T) (string, *harness.Server) {
 	if err := os.WriteFile(filepath.Join(dir, "README.md"), readme, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	return dir, harness.Start(t, filepath.Join(dir, "data"), harness.Options{Binary: binary})
+	return dir, startIn(t, filepath.Join(dir, "data"))
 }
 
 // The README's story, every command of it, as it stands there.
