@@ -42,6 +42,7 @@ var examples = map[string][]string{
 	"key recover":            {"strongroom key recover invoices --url alpha"},
 	"key purge":              {"strongroom key purge invoices --url alpha --confirm invoices"},
 	"key backup":             {"strongroom key backup invoices --url alpha --out invoices.backup"},
+	"key release":            {"strongroom key release travels --url alpha --target enclave.jwt --out travels.released"},
 	"key restore":            {"strongroom key restore --url beta --file invoices.backup"},
 	"hsm create":             {"strongroom hsm create gamma --server https://127.0.0.1:8443"},
 	"hsm show":               {"strongroom hsm show gamma"},

@@ -24,7 +24,7 @@ security domain can restore, and keys that were made exportable, under their rel
 Get one:    create, import, wrap-for-import (offline)
 Look:       show, list, versions, attest
 Use it:     sign, verify, encrypt, decrypt, wrap, unwrap, rng
-Manage it:  set, rotate, policy, delete, recover, purge, backup, restore
+Manage it:  set, rotate, policy, delete, recover, purge, backup, restore, release
 
 Files: - is standard input or output. What is written is written whole or not at all, and never over an existing file
 without --force. The guide is docs/keys.md.`,
@@ -32,7 +32,7 @@ without --force. The guide is docs/keys.md.`,
 		a.keyShowCommand(), a.keyListCommand(), a.keyVersionsCommand(), a.keyAttestCommand(),
 		a.keySignCommand(), a.keyVerifyCommand(), a.keyEncryptCommand(), a.keyDecryptCommand(), a.keyWrapCommand(), a.keyUnwrapCommand(), a.keyRNGCommand(),
 		a.keySetCommand(), a.keyRotateCommand(), a.keyPolicyCommand(), a.keyDeleteCommand(), a.keyRecoverCommand(), a.keyPurgeCommand(),
-		a.keyBackupCommand(), a.keyRestoreCommand())
+		a.keyBackupCommand(), a.keyRestoreCommand(), a.keyReleaseCommand())
 }
 
 // keyView is a key as results show it.

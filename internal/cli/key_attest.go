@@ -79,8 +79,7 @@ func verifyAttestation(b api.KeyBundle) (attested, error) {
 	if err != nil {
 		return none, err
 	}
-	sum := sha256.Sum256(cert.RawSubjectPublicKeyInfo)
-	domain := hex.EncodeToString(sum[:])
+	domain := domainOf(cert)
 	private, err := verifyStatement(a.PrivateKeyAttestation, "private", cert, signer)
 	if err != nil {
 		return none, fmt.Errorf("the statement about the private part: %w", err)
@@ -147,7 +146,11 @@ func domainCertificate(text []byte) (*x509.Certificate, *ecdsa.PublicKey, error)
 	if block == nil || block.Type != "CERTIFICATE" || len(bytes.TrimSpace(rest)) > 0 {
 		return nil, nil, errors.New("its certificate is not one certificate in PEM")
 	}
-	cert, err := x509.ParseCertificate(block.Bytes)
+	return parseDomainCertificate(block.Bytes)
+}
+
+func parseDomainCertificate(der []byte) (*x509.Certificate, *ecdsa.PublicKey, error) {
+	cert, err := x509.ParseCertificate(der)
 	if err != nil {
 		return nil, nil, errors.New("its certificate is damaged")
 	}
@@ -161,38 +164,28 @@ func domainCertificate(text []byte) (*x509.Certificate, *ecdsa.PublicKey, error)
 	return cert, key, nil
 }
 
+// domainOf is the ID of the security domain whose signing key a certificate is for.
+func domainOf(cert *x509.Certificate) string {
+	sum := sha256.Sum256(cert.RawSubjectPublicKeyInfo)
+	return hex.EncodeToString(sum[:])
+}
+
 // verifyStatement checks the signature, kind and part of a statement and returns what it says.
 func verifyStatement(compact []byte, part string, cert *x509.Certificate, signer *ecdsa.PublicKey) (statement, error) {
 	var s statement
 	if len(compact) == 0 {
 		return s, errors.New("it is missing")
 	}
-	head, _, _ := strings.Cut(string(compact), ".")
-	text, err := base64.RawURLEncoding.Strict().DecodeString(head)
-	var header struct {
-		Alg      string          `json:"alg"`
-		Type     string          `json:"typ"`
-		Chain    []string        `json:"x5c"`
-		Critical json.RawMessage `json:"crit"`
+	header, err := headerOf(compact, attestationType)
+	if err != nil {
+		return s, err
 	}
-	if err != nil || strictjson.Check(text, attestationLimits) != nil || json.Unmarshal(text, &header) != nil || len(header.Critical) > 0 {
-		return s, errors.New("it is no JWS in compact form")
-	}
-	switch {
-	case header.Type != attestationType:
-		return s, errors.New("it is signed as something else than an attestation (typ)")
-	case header.Alg != string(jose.ES384):
-		return s, errors.New("it is signed with another algorithm than ES384")
-	case len(header.Chain) != 1 || header.Chain[0] != base64.StdEncoding.EncodeToString(cert.Raw):
+	if header.Chain[0] != base64.StdEncoding.EncodeToString(cert.Raw) {
 		return s, errors.New("it names another certificate (x5c)")
 	}
-	jws, err := jose.ParseSignedCompact(string(compact), []jose.SignatureAlgorithm{jose.ES384})
+	payload, err := verifyJWS(compact, signer)
 	if err != nil {
-		return s, errors.New("it is no JWS in compact form")
-	}
-	payload, err := jws.Verify(signer)
-	if err != nil {
-		return s, errors.New("its signature does not hold")
+		return s, err
 	}
 	if strictjson.Check(payload, attestationLimits) != nil || json.Unmarshal(payload, &s) != nil {
 		return s, errors.New("what it says is not the JSON of a statement")
@@ -201,6 +194,43 @@ func verifyStatement(compact []byte, part string, cert *x509.Certificate, signer
 		return s, errors.New("it is about another part of the key, or of a version that is not known")
 	}
 	return s, nil
+}
+
+// jwsHeader is the header of what a security domain signs; Chain has one certificate.
+type jwsHeader struct {
+	Alg      string          `json:"alg"`
+	Type     string          `json:"typ"`
+	Chain    []string        `json:"x5c"`
+	Critical json.RawMessage `json:"crit"`
+}
+
+// headerOf reads the header of a JWS that must be of type typ. Nothing is verified yet.
+func headerOf(compact []byte, typ string) (h jwsHeader, err error) {
+	head, _, _ := strings.Cut(string(compact), ".")
+	text, err := base64.RawURLEncoding.Strict().DecodeString(head)
+	switch {
+	case err != nil || strictjson.Check(text, attestationLimits) != nil || json.Unmarshal(text, &h) != nil || len(h.Critical) > 0:
+		err = errors.New("it is no JWS in compact form")
+	case h.Type != typ:
+		err = errors.New("it is signed as something else than " + typ + " (typ)")
+	case h.Alg != string(jose.ES384):
+		err = errors.New("it is signed with another algorithm than ES384")
+	case len(h.Chain) != 1:
+		err = errors.New("it does not name one certificate (x5c)")
+	}
+	return h, err
+}
+
+func verifyJWS(compact []byte, signer *ecdsa.PublicKey) ([]byte, error) {
+	jws, err := jose.ParseSignedCompact(string(compact), []jose.SignatureAlgorithm{jose.ES384})
+	if err != nil {
+		return nil, errors.New("it is no JWS in compact form")
+	}
+	payload, err := jws.Verify(signer)
+	if err != nil {
+		return nil, errors.New("its signature does not hold")
+	}
+	return payload, nil
 }
 
 // parseAttestation reads a key with its attestation, as the HSM answers it.

@@ -292,13 +292,18 @@ func (a *app) readPEM(ctx context.Context, name string, data []byte, passphraseF
 	return privateKey{Material: m, kty: shortType(string(m.Type))}, nil
 }
 
-// keyMaterialProblem says why a key is not taken. The engine's words hold nothing of the key.
-func keyMaterialProblem(name string, err error) error {
-	_, why, found := strings.Cut(err.Error(), ": ") // engine: the key material is not sound: …
-	if _, rest, more := strings.Cut(why, ": "); found && more {
-		why = rest
+// lastPart is what the engine says behind the kind of its error, and holds nothing of a key.
+func lastPart(err error) string {
+	_, why, _ := strings.Cut(err.Error(), ": ") // engine: the key material is not sound: …
+	if _, rest, more := strings.Cut(why, ": "); more {
+		return rest
 	}
-	return &problem{code: "bad-key", message: fmt.Sprintf("%s: the key is not taken: %s", name, why),
+	return why
+}
+
+// keyMaterialProblem says why a key is not taken.
+func keyMaterialProblem(name string, err error) error {
+	return &problem{code: "bad-key", message: fmt.Sprintf("%s: the key is not taken: %s", name, lastPart(err)),
 		next: "an HSM takes RSA keys of 2048, 3072 or 4096 bits, EC keys on P-256, P-256K, P-384 or P-521, and oct keys of 128, 192 or 256 bits", cause: err}
 }
 

@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"strongroom/internal/api"
+	"strongroom/internal/engine"
 	"strongroom/internal/engine/software"
 	"strongroom/internal/strictjson"
 )
@@ -412,7 +413,11 @@ Check where it comes from before you wrap for it: key attest NAME.`, 0,
 				return err
 			}
 			defer key.Wipe()
-			wrapped, err := software.WrapForImport(a.rand, receiver, key.Material)
+			wrapped, err := software.WrapForImport(a.rand, engine.Public{Type: engine.RSA, N: receiver.N, E: receiver.E}, key.Material)
+			if errors.Is(err, engine.ErrRecipient) {
+				return &problem{code: "bad-key", message: inputName(kek) + " is a key for which nothing should be wrapped: " + lastPart(err),
+					next: "make another one in the HSM: strongroom key create NAME --kty RSA --ops import", cause: err}
+			}
 			if err != nil {
 				return keyMaterialProblem(inputName(file), err)
 			}

@@ -197,6 +197,36 @@ func TestAttestationVersion1(t *testing.T) {
 	}
 }
 
+// answering starts an HSM that says whatever it is told to, makes it the one that commands talk to, and returns an empty
+// folder.
+func answering(t *testing.T, answer func(path string) any) string {
+	t.Helper()
+	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		switch _, parent, _ := strings.Cut(r.Host, "."); {
+		case strings.HasSuffix(r.URL.Path, "/token"):
+			_, _ = io.WriteString(w, `{"token_type":"Bearer","expires_in":3600,"access_token":"t"}`)
+		case r.Header.Get("Authorization") == "":
+			w.Header().Set("WWW-Authenticate", `Bearer authorization="https://`+r.Host+`/tenant", resource="https://`+parent+`"`)
+			w.WriteHeader(http.StatusUnauthorized)
+		default:
+			_ = json.NewEncoder(w).Encode(answer(r.URL.Path))
+		}
+	}))
+	t.Cleanup(server.Close)
+	dir := t.TempDir()
+	ca, config := filepath.Join(dir, "ca.pem"), filepath.Join(dir, "config.toml")
+	for path, text := range map[string][]byte{ca: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw}), config: nil} {
+		if err := os.WriteFile(path, text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, value := range map[string]string{"URL": server.URL, "AUTHORITY": server.URL, "TENANT": "tenant", "CLIENT_ID": "me", "CLIENT_SECRET": "hush", "CA": ca, "CONFIG": config, "PROFILE": ""} {
+		t.Setenv("STRONGROOM_"+name, value)
+	}
+	return dir
+}
+
 // A server that attests one key and shows another, or attests another key than was asked for, is caught.
 func TestAttestAgainstALyingServer(t *testing.T) {
 	a := newAuthority(t, elliptic.P384())
@@ -216,34 +246,12 @@ func TestAttestAgainstALyingServer(t *testing.T) {
 		"a statement about air": {[]string{"k"}, api.KeyBundle{Key: honest.Key, Attributes: api.KeyAttributes{Attestation: &api.KeyAttestation{Version: attestationVersion}}}, honest, "not one certificate"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			server := httptest.NewUnstartedServer(nil)
-			server.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-				w.Header().Set("Content-Type", "application/json")
-				switch _, parent, _ := strings.Cut(r.Host, "."); {
-				case strings.HasSuffix(r.URL.Path, "/token"):
-					_, _ = io.WriteString(w, `{"token_type":"Bearer","expires_in":3600,"access_token":"t"}`)
-				case r.Header.Get("Authorization") == "":
-					w.Header().Set("WWW-Authenticate", `Bearer authorization="https://`+r.Host+`/tenant", resource="https://`+parent+`"`)
-					w.WriteHeader(http.StatusUnauthorized)
-				case strings.HasSuffix(r.URL.Path, "/attestation"):
-					_ = json.NewEncoder(w).Encode(tc.attested)
-				default:
-					_ = json.NewEncoder(w).Encode(tc.shown)
+			dir := answering(t, func(path string) any {
+				if strings.HasSuffix(path, "/attestation") {
+					return tc.attested
 				}
+				return tc.shown
 			})
-			server.StartTLS()
-			defer server.Close()
-			dir := t.TempDir()
-			ca := filepath.Join(dir, "ca.pem")
-			if err := os.WriteFile(ca, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw}), 0o600); err != nil {
-				t.Fatal(err)
-			}
-			for name, value := range map[string]string{"URL": server.URL, "AUTHORITY": server.URL, "TENANT": "tenant", "CLIENT_ID": "me", "CLIENT_SECRET": "hush", "CA": ca, "CONFIG": filepath.Join(dir, "config.toml"), "PROFILE": ""} {
-				t.Setenv("STRONGROOM_"+name, value)
-			}
-			if err := os.WriteFile(filepath.Join(dir, "config.toml"), nil, 0o600); err != nil {
-				t.Fatal(err)
-			}
 			var stdout, stderr bytes.Buffer
 			out := filepath.Join(dir, "out")
 			code := Main(t.Context(), append([]string{"key", "attest", "--out", out}, tc.args...), strings.NewReader(""), &stdout, &stderr)
@@ -255,6 +263,69 @@ func TestAttestAgainstALyingServer(t *testing.T) {
 			}
 		})
 	}
+}
+
+// released makes a released key that a domain signed, after change has been made to what it says.
+func (a authority) released(t testing.TB, change func(request, header map[string]any)) []byte {
+	t.Helper()
+	request := map[string]any{"api-version": "7.5", "enc": "RSA_AES_KEY_WRAP_256", "kid": attestedKid, "nonce": "7"}
+	header := map[string]any{"typ": releaseType}
+	key := map[string]any{"kid": attestedKid, "kty": "oct-HSM", "key_hsm": "AAAA"}
+	change(request, header)
+	if request["nothing"] != nil {
+		delete(key, "key_hsm")
+	}
+	return a.say(t, map[string]any{"request": request, "response": map[string]any{"key": map[string]any{"key": key}}}, header)
+}
+
+// What is not what was asked for, or not signed by the domain that it names, is not written.
+func TestReleaseFromALyingServer(t *testing.T) {
+	a, other, small := newAuthority(t, elliptic.P384()), newAuthority(t, elliptic.P384()), newAuthority(t, elliptic.P256())
+	forged := a
+	forged.key = other.key
+	for name, tc := range map[string]struct {
+		answer []byte
+		want   string // in the error; "" for none
+	}{
+		"an honest one":      {a.released(t, func(_, _ map[string]any) {}), ""},
+		"another key":        {a.released(t, func(r, _ map[string]any) { r["kid"] = "https://h/keys/other/0123456789abcdef0123456789abcdef" }), "another request"},
+		"another nonce":      {a.released(t, func(r, _ map[string]any) { r["nonce"] = "8" }), "another request"},
+		"no key":             {a.released(t, func(r, _ map[string]any) { r["nothing"] = true }), "not a released key"},
+		"an attestation":     {a.released(t, func(_, h map[string]any) { h["typ"] = attestationType }), "(typ)"},
+		"another domain":     {other.released(t, func(_, _ map[string]any) {}), "is signed by the domain " + other.id},
+		"a forged signature": {forged.released(t, func(_, _ map[string]any) {}), "signature does not hold"},
+		"a smaller curve":    {small.released(t, func(_, _ map[string]any) {}), "ES384"},
+		"no JWS":             {[]byte("a.b.c"), "no JWS"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := answering(t, func(string) any { return api.ReleaseResult{Value: string(tc.answer)} })
+			var stdout, stderr bytes.Buffer
+			out := filepath.Join(dir, "out")
+			code := Main(t.Context(), []string{"key", "release", "k", "--target", "-", "--nonce", "7", "--domain", a.id, "--out", out}, strings.NewReader("x.y.z"), &stdout, &stderr)
+			if (code == exitDone) != (tc.want == "") || !strings.Contains(stderr.String(), tc.want) {
+				t.Errorf("exit code %d, and %q, want %q", code, stderr.String(), tc.want)
+			}
+			if _, err := os.Stat(out); (err == nil) != (tc.want == "") {
+				t.Errorf("the file: %v", err)
+			}
+		})
+	}
+}
+
+// FuzzReleased feeds answers. What is taken names the domain whose key signed it.
+func FuzzReleased(f *testing.F) {
+	key, err := ecdsa.ParseRawPrivateKey(elliptic.P384(), bytes.Repeat([]byte{7}, 48))
+	if err != nil {
+		f.Fatal(err)
+	}
+	a := authorityOf(f, key)
+	f.Add(a.released(f, func(_, _ map[string]any) {}))
+	f.Add([]byte("a.b.c"))
+	f.Fuzz(func(t *testing.T, jws []byte) {
+		if payload, domain, err := verifyRelease(jws); err == nil && (domain != a.id || payload.Request.Kid != attestedKid) {
+			t.Errorf("a key %s, released by %s, is taken", payload.Request.Kid, domain)
+		}
+	})
 }
 
 // FuzzAttestation feeds files. What holds was signed by the one key that signs here.

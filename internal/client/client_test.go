@@ -361,6 +361,10 @@ func TestKeyOperations(t *testing.T) {
 			return err
 		}, `POST /keys/k/v/unwrapkey?api-version=7.4 token-1 {"alg":"A128KW","value":"AQ"}`},
 		"random": {`{"value":"AQ"}`, func(h *HSM, ctx context.Context) error { _, err := h.Random(ctx, 1); return err }, `POST /rng?api-version=7.4 token-1 {"count":1}`},
+		"release": {`{"value":"a.b.c"}`, func(h *HSM, ctx context.Context) error {
+			_, err := h.ReleaseKey(ctx, "k", "v", api.ReleaseRequest{Target: "x.y.z", Enc: "RSA_AES_KEY_WRAP_256"})
+			return err
+		}, `POST /keys/k/v/release?api-version=7.5 token-1 {"target":"x.y.z","enc":"RSA_AES_KEY_WRAP_256"}`},
 		"attestation": {`{"attributes":{"attestation":{}}}`, func(h *HSM, ctx context.Context) error { _, err := h.Attestation(ctx, "k", ""); return err },
 			`GET /keys/k/attestation?api-version=7.6 token-1`},
 	} {

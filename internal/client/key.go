@@ -227,6 +227,20 @@ func (h *HSM) Attestation(ctx context.Context, name, version string) (api.KeyBun
 	return key, err
 }
 
+// releaseVersion is the first stable version of the data plane with the larger hashes of a release.
+const releaseVersion = "7.5"
+
+// ReleaseKey has an exportable key wrapped for the recipient that an attestation token names; an empty version means the
+// latest. The answer is a JWS of which nothing has been verified.
+func (h *HSM) ReleaseKey(ctx context.Context, name, version string, r api.ReleaseRequest) ([]byte, error) {
+	var result api.ReleaseResult
+	_, err := h.send(ctx, request{method: http.MethodPost, url: h.url(releaseVersion, keyPath(name, version, "release")...), body: r}, &result)
+	if err == nil && result.Value == "" {
+		err = fmt.Errorf("%w: it holds no released key", ErrAnswer)
+	}
+	return []byte(result.Value), err
+}
+
 // BackupKey returns an opaque blob with all versions of a key, bound to the HSM's domain.
 func (h *HSM) BackupKey(ctx context.Context, name string) ([]byte, error) {
 	var result api.BackupResult

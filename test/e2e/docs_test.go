@@ -130,7 +130,7 @@ set -a; . data/dev.env; set +a
 for i in ann bo cy; do bin/strongroom custodian new $i --bits 2048 --out ceremony; done
 bin/strongroom domain download --url alpha --quorum 2 --out ceremony/SD.json --custodian ceremony/ann.cer --custodian ceremony/bo.cer --custodian ceremony/cy.cer
 set -x
-` + allBlocks(t, "../../docs/keys.md", 21)
+` + allBlocks(t, "../../docs/keys.md", 22)
 	cmd := exec.Command("bash", "-euo", "pipefail", "-c", script)
 	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), "HOME="+t.TempDir())
@@ -138,7 +138,7 @@ set -x
 	if err != nil {
 		t.Fatalf("%v\n%s\nserver log:\n%s", err, out, s.Log)
 	}
-	for text, want := range map[string]int{"the signature holds": 3, "Verified OK": 1, "three hundred ducats": 2, "the attestation holds": 2} {
+	for text, want := range map[string]int{"the signature holds": 3, "Verified OK": 1, "three hundred ducats": 2, "the attestation holds": 2, "released key": 1} {
 		if n := strings.Count(string(out), text); n < want {
 			t.Errorf("%q is there %d times, want %d:\n%s", text, n, want, out)
 		}

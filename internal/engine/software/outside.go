@@ -1,8 +1,6 @@
 package software
 
 import (
-	"crypto/aes"
-	"crypto/rsa"
 	"crypto/sha1"
 	"crypto/x509"
 	"encoding/asn1"
@@ -91,38 +89,22 @@ func (k private) material() (engine.Material, error) {
 }
 
 // WrapForImport wraps a key for kek, the public part of a key of an HSM that receives keys, so that
-// engine.Engine's ImportWrapped takes it: RSA-OAEP with SHA-1 of a fresh AES-256 key, then the target wrapped with
-// that key by RFC 5649. The key is checked as it will be there: engine.ErrMaterial, engine.ErrSpec. m stays the caller's.
-func WrapForImport(rand io.Reader, kek *rsa.PublicKey, m engine.Material) ([]byte, error) {
-	if bits := kek.N.BitLen(); bits != 2048 && bits != 3072 && bits != 4096 {
-		return nil, fmt.Errorf("%w: a key that receives keys has 2048, 3072 or 4096 bits, not %d", engine.ErrSpec, bits)
+// engine.Engine's ImportWrapped takes it. The key is checked as it will be there: engine.ErrMaterial, engine.ErrSpec; kek
+// as one that a key is released to: engine.ErrRecipient. m stays the caller's.
+func WrapForImport(random io.Reader, kek engine.Public, m engine.Material) ([]byte, error) {
+	recipient, err := recipientOf(kek)
+	if err != nil {
+		return nil, err
 	}
 	key, err := fromMaterial(m)
 	if err != nil {
 		return nil, err
 	}
 	defer key.wipe()
-	plain, err := key.marshal()
+	target, err := key.target()
 	if err != nil {
 		return nil, err
 	}
-	defer plain.Wipe()
-	target := plain.Reveal()
-	if !key.oct.IsZero() {
-		target = key.oct.Reveal() // without the mark
-	}
-	once, err := secret.Random(rand, 32)
-	if err != nil {
-		return nil, fmt.Errorf("software engine: %w", err)
-	}
-	defer once.Wipe()
-	wrapped, err := rsa.EncryptOAEP(sha1.New(), rand, kek, once.Reveal(), nil)
-	if err != nil {
-		return nil, fmt.Errorf("software engine: wrap: %w", err)
-	}
-	block, err := aes.NewCipher(once.Reveal())
-	if err != nil {
-		return nil, fmt.Errorf("software engine: wrap: %w", err)
-	}
-	return append(wrapped, wrapPadded(block, target)...), nil
+	defer target.Wipe()
+	return wrapFor(random, recipient, sha1.New, target)
 }

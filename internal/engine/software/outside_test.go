@@ -27,6 +27,8 @@ var outsideRSA = sync.OnceValue(func() *rsa.PrivateKey {
 	return key
 })
 
+func kekOf(k *rsa.PublicKey) engine.Public { return engine.Public{Type: engine.RSA, N: k.N, E: k.E} }
+
 func mustDER(t testing.TB) func(der []byte, err error) secret.Bytes {
 	return func(der []byte, err error) secret.Bytes {
 		t.Helper()
@@ -72,7 +74,7 @@ func TestWrapForImport(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			blob, err := WrapForImport(rand.Reader, &kek.PublicKey, m)
+			blob, err := WrapForImport(rand.Reader, kekOf(&kek.PublicKey), m)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -95,7 +97,7 @@ func TestWrapForImport(t *testing.T) {
 	}
 	t.Run("oct", func(t *testing.T) {
 		want := secret.New(bytes.Repeat([]byte{7}, 24))
-		blob, err := WrapForImport(rand.Reader, &kek.PublicKey, engine.Material{Type: engine.Oct, K: want})
+		blob, err := WrapForImport(rand.Reader, kekOf(&kek.PublicKey), engine.Material{Type: engine.Oct, K: want})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -123,16 +125,17 @@ func TestWrapForImportRefuses(t *testing.T) {
 		"an unsound key":      {kek, off, engine.ErrMaterial},
 		"an oct key of 17":    {kek, engine.Material{Type: engine.Oct, K: secret.New(make([]byte, 17))}, engine.ErrSpec},
 		"nothing":             {kek, engine.Material{}, engine.ErrSpec},
-		"a small receiver":    {&rsa.PublicKey{N: new(big.Int).Lsh(big.NewInt(1), 1023), E: 65537}, sound, engine.ErrSpec},
-		"an odd size of that": {&rsa.PublicKey{N: new(big.Int).Lsh(big.NewInt(1), 2559), E: 65537}, sound, engine.ErrSpec},
+		"a small receiver":    {&rsa.PublicKey{N: new(big.Int).Lsh(big.NewInt(1), 1023), E: 65537}, sound, engine.ErrRecipient},
+		"an odd size of that": {&rsa.PublicKey{N: new(big.Int).Lsh(big.NewInt(1), 2559), E: 65537}, sound, engine.ErrRecipient},
+		"one with factors":    {&rsa.PublicKey{N: new(big.Int).Mul(big.NewInt(3), new(big.Int).SetBit(big.NewInt(1), 2046, 1)), E: 65537}, sound, engine.ErrRecipient},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if _, err := WrapForImport(rand.Reader, row.kek, row.material); !errors.Is(err, row.want) {
+			if _, err := WrapForImport(rand.Reader, kekOf(row.kek), row.material); !errors.Is(err, row.want) {
 				t.Errorf("got %v, want %v", err, row.want)
 			}
 		})
 	}
-	if _, err := WrapForImport(bytes.NewReader(nil), kek, sound); err == nil {
+	if _, err := WrapForImport(bytes.NewReader(nil), kekOf(kek), sound); err == nil {
 		t.Error("no randomness, and no error")
 	}
 }
