@@ -27,6 +27,7 @@ var level = map[string]int{
 	"internal/engine/software": 41,
 	"internal/engine":          40,
 	"internal/limit":           40,
+	"internal/audit":           40,
 	"internal/metrics":         40,
 	"internal/store/bolt":      42,
 	"internal/store/memory":    42,

@@ -70,7 +70,7 @@ func importKey(ctx context.Context, c *call) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	p := keys.ImportParams{CreateParams: keys.CreateParams{Type: jwk.Kty, Curve: jwk.Crv, Ops: jwk.KeyOps, Tags: request.Tags}, Blob: jwk.Transfer, MorePrimes: given(jwk.Others)}
+	p := keys.ImportParams{CreateParams: keys.CreateParams{Type: jwk.Kty, Curve: importedCurve(jwk.Crv), Ops: jwk.KeyOps, Tags: request.Tags}, Blob: jwk.Transfer, MorePrimes: given(jwk.Others)}
 	if err := describeNew(&p.CreateParams, request.Attributes, request.ReleasePolicy); err != nil {
 		return answer{}, err
 	}
@@ -85,6 +85,15 @@ func importKey(ctx context.Context, c *call) (answer, error) {
 		return answer{}, err
 	}
 	return ok(c.bundle(key))
+}
+
+// importedCurve is the name of a curve. az 2.45 imports P-256K keys from PEM under the name that it had in the first
+// previews of Key Vault.
+func importedCurve(crv string) string {
+	if crv == "SECP256K1" {
+		return engine.P256K
+	}
+	return crv
 }
 
 func attestKey(ctx context.Context, c *call) (answer, error) {
