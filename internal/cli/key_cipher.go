@@ -262,14 +262,16 @@ func (a *app) encrypt(cmd *cobra.Command, name string, c *ciphering) error {
 	if isCBC(c.alg) {
 		got.IV = c.ivs // what was sent is what counts
 	}
+	// The plaintext may be gone after this: better no file than one that cannot be decrypted.
+	if of, version := splitKid(got.Kid); !strings.EqualFold(of, name) || len(version) != 32 || len(got.Value) == 0 ||
+		isGCM(c.alg) && (len(got.IV) != engine.GCMIVSize || len(got.Tag) != engine.GCMTagSize) {
+		return fmt.Errorf("%w: it holds no ciphertext", client.ErrAnswer)
+	}
 	file := ciphertextFile{Format: ciphertextFormat, Version: ciphertextVersion, Alg: c.alg, Kid: got.Kid, IV: got.IV, Tag: got.Tag, AAD: c.ads, Value: got.Value}
 	data := []byte(got.Value)
 	if !c.raw {
 		if data, err = json.MarshalIndent(file, "", "  "); err != nil {
 			return err
-		}
-		if _, err := parseCiphertext(data); err != nil {
-			return fmt.Errorf("%w: it holds no ciphertext", client.ErrAnswer)
 		}
 		data = append(data, '\n')
 	}

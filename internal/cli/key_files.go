@@ -307,11 +307,15 @@ func keyMaterialProblem(name string, err error) error {
 		next: "an HSM takes RSA keys of 2048, 3072 or 4096 bits, EC keys on P-256, P-256K, P-384 or P-521, and oct keys of 128, 192 or 256 bits", cause: err}
 }
 
+// fieldBytes are the lengths of coordinates (RFC 7518 section 6.2.1.2).
+var fieldBytes = map[string]int{engine.P256: 32, engine.P256K: 32, engine.P384: 48, engine.P521: 66}
+
 // publicJWK is the public part of a key in the form of RFC 7517, with the names that other software knows.
 func publicJWK(k api.JSONWebKey) (jwk, error) {
 	out := jwk{Kid: k.Kid, Kty: shortType(k.Kty), N: k.N, E: k.E, Crv: k.Crv, X: k.X, Y: k.Y}
 	switch {
-	case out.Kty == "RSA" && len(k.N) > 0 && len(k.E) > 0, out.Kty == "EC" && len(k.X) > 0 && len(k.Y) > 0:
+	case out.Kty == "RSA" && len(k.N) > 0 && len(k.E) > 0 && new(big.Int).SetBytes(k.E).BitLen() < 32:
+	case out.Kty == "EC" && len(k.X) > 0 && len(k.X) == fieldBytes[k.Crv] && len(k.Y) == len(k.X):
 	case out.Kty == "oct":
 		return jwk{}, problemf("no-public-part", "show it without --format", "an oct key has no public part")
 	default:

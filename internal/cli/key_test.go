@@ -265,6 +265,46 @@ func TestAttestAgainstALyingServer(t *testing.T) {
 	}
 }
 
+// An answer that is none is not written: the plaintext may be gone afterwards, and a broken file helps nobody.
+func TestAnswersThatAreNotWritten(t *testing.T) {
+	iv, tag := make([]byte, 12), make([]byte, 16)
+	good := api.KeyOperationResult{Kid: attestedKid, Value: []byte{1}, IV: iv, Tag: tag}
+	change := func(f func(r *api.KeyOperationResult)) api.KeyOperationResult {
+		r := good
+		f(&r)
+		return r
+	}
+	point := api.JSONWebKey{Kid: attestedKid, Kty: "EC-HSM", Crv: "P-256", X: make([]byte, 32), Y: make([]byte, 32)}
+	encrypt := []string{"encrypt", "k", "--alg", "A256GCM", "--file", "-"}
+	for name, tc := range map[string]struct {
+		args   []string
+		answer any
+		good   bool
+	}{
+		"a ciphertext":            {encrypt, good, true},
+		"no ciphertext":           {encrypt, change(func(r *api.KeyOperationResult) { r.Value = nil }), false},
+		"no tag":                  {encrypt, change(func(r *api.KeyOperationResult) { r.Tag = nil }), false},
+		"half an IV":              {encrypt, change(func(r *api.KeyOperationResult) { r.IV = r.IV[:6] }), false},
+		"no version":              {encrypt, change(func(r *api.KeyOperationResult) { r.Kid = "https://h/keys/k" }), false},
+		"another key":             {encrypt, change(func(r *api.KeyOperationResult) { r.Kid = strings.Replace(attestedKid, "/k/", "/m/", 1) }), false},
+		"a signature":             {[]string{"sign", "k", "--alg", "ES256", "--file", "-"}, change(func(r *api.KeyOperationResult) { r.Value = make([]byte, 64) }), true},
+		"half a signature":        {[]string{"sign", "k", "--alg", "ES256", "--file", "-"}, change(func(r *api.KeyOperationResult) { r.Value = make([]byte, 32) }), false},
+		"a public part":           {[]string{"show", "k", "--format", "pem"}, api.KeyBundle{Key: point}, true},
+		"a point of another size": {[]string{"show", "k", "--format", "pem"}, api.KeyBundle{Key: api.JSONWebKey{Kid: attestedKid, Kty: "EC-HSM", Crv: "P-384", X: point.X, Y: point.Y}}, false},
+		"a curve from elsewhere":  {[]string{"show", "k", "--format", "pem"}, api.KeyBundle{Key: api.JSONWebKey{Kid: attestedKid, Kty: "EC-HSM", Crv: "P-1", X: point.X, Y: point.Y}}, false},
+		"an endless exponent":     {[]string{"show", "k", "--format", "pem"}, api.KeyBundle{Key: api.JSONWebKey{Kid: attestedKid, Kty: "RSA-HSM", N: make([]byte, 256), E: bytes.Repeat([]byte{1}, 9)}}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			out := filepath.Join(answering(t, func(string) any { return tc.answer }), "out")
+			var stdout, stderr bytes.Buffer
+			code := Main(t.Context(), append(append([]string{"key"}, tc.args...), "--out", out), strings.NewReader("hello"), &stdout, &stderr)
+			if _, err := os.Stat(out); (code == exitDone) != tc.good || (err == nil) != tc.good {
+				t.Errorf("exit code %d, file %v: %s", code, err, stderr.String())
+			}
+		})
+	}
+}
+
 // released makes a released key that a domain signed, after change has been made to what it says.
 func (a authority) released(t testing.TB, change func(request, header map[string]any)) []byte {
 	t.Helper()

@@ -229,6 +229,9 @@ everybody else does it.`, 1,
 				return err
 			}
 			signature := []byte(signed.Value)
+			if size := scalarBytes[s.alg]; size > 0 && len(signature) != 2*size {
+				return fmt.Errorf("%w: it holds no signature of %s", client.ErrAnswer, s.alg)
+			}
 			if s.format == "der" {
 				if signature, err = toDER(signature); err != nil {
 					return err
