@@ -266,7 +266,7 @@ func TestExamples(t *testing.T) {
 			t.Errorf("%s has no example", cmd.CommandPath())
 		}
 		for line := range strings.Lines(cmd.Example) {
-			found, rest, err := root.Find(strings.Fields(line)[1:])
+			found, rest, err := root.Find(words(line)[1:])
 			if err != nil || found != cmd {
 				t.Errorf("%q is no example of %s (%v)", line, cmd.CommandPath(), err)
 				continue

@@ -280,6 +280,7 @@ func (p *Plane) serve(w http.ResponseWriter, r *http.Request, e *record.Call) (a
 		if err := p.cfg.Recorder.Intent(r.Context(), e); err != nil {
 			return answer{}, err
 		}
+		e.Intended = true
 	}
 	return rt.run(p, r.Context(), c)
 }

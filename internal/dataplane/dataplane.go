@@ -123,6 +123,15 @@ func (h *Handler) respond(w http.ResponseWriter, r *http.Request, serve func(e *
 	if h.cfg.Metrics != nil {
 		defer h.cfg.Metrics.Begin()()
 	}
+	defer func() {
+		if p := recover(); p != nil { // the server answers it, and there is no answer without a record
+			e.Status, e.Code = http.StatusInternalServerError, "InternalServerError"
+			if h.cfg.Recorder != nil {
+				_ = h.cfg.Recorder.Outcome(context.WithoutCancel(r.Context()), e)
+			}
+			panic(p)
+		}
+	}()
 	a, err := serve(e)
 	var refusal api.ErrorBody
 	if e.Status = a.status; err != nil {
@@ -205,7 +214,7 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, name string, e *
 	if err != nil {
 		return answer{}, err
 	}
-	e.Operation, e.Changes, e.Version = m.op.name, m.op.changes, m.version
+	e.Operation, e.Action, e.Changes, e.Version = m.op.name, m.action, m.op.changes, m.version
 	if access.ValidScope(access.ScopeKey(m.name)) {
 		e.Key = m.name
 	}
@@ -232,6 +241,7 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, name string, e *
 		if err := h.cfg.Recorder.Intent(r.Context(), e); err != nil {
 			return answer{}, err
 		}
+		e.Intended = true
 	}
 	return m.op.run(r.Context(), &call{caller: caller, hsm: target, base: "https://" + r.Host, name: m.name, version: m.version, id: m.id, query: query, body: body, record: e})
 }

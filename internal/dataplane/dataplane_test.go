@@ -78,6 +78,9 @@ func (f *fixture) configure(change func(*dataplane.Config)) {
 	})
 }
 
+// allRoles are what a development server gives its administrator besides Managed HSM Administrator.
+var allRoles = []string{access.RoleCryptoUser, access.RoleCryptoOfficer}
+
 func newFixture(t testing.TB, hsms ...string) *fixture {
 	t.Helper()
 	f := &fixture{t: t, store: memory.New(), now: time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)}
@@ -108,7 +111,7 @@ func newFixture(t testing.TB, hsms ...string) *fixture {
 		OpenEngine: func(w, b secret.Bytes) (engine.Engine, error) { return software.New(w, b, rand.Reader) }})
 	t.Cleanup(f.service.Close)
 	for _, name := range hsms {
-		if _, _, err := f.service.Create(t.Context(), hsm.Spec{Name: name, InitialAdmins: []string{adminID}}); err != nil {
+		if _, _, err := f.service.Create(t.Context(), hsm.Spec{Name: name, InitialAdmins: []string{adminID}, MoreRoles: allRoles}); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -1,5 +1,11 @@
 package dataplane
 
+import (
+	"strings"
+
+	"strongroom/internal/access"
+)
+
 // Routes lists method and pattern of every route, so that a test can go through all of them.
 func Routes() (list [][2]string) {
 	for _, r := range routes {
@@ -18,6 +24,16 @@ type Operation struct {
 func Operations() (list []Operation) {
 	for _, r := range routes {
 		list = append(list, Operation{r.method, r.pattern, r.op.name, r.op.changes})
+	}
+	return list
+}
+
+// Actions is the table of data actions, by method and pattern: "GET /keys".
+func Actions() map[string]access.Action {
+	list := map[string]access.Action{}
+	for route, action := range actions {
+		method, pattern, _ := strings.Cut(route, " ")
+		list[method+" /"+pattern] = action
 	}
 	return list
 }

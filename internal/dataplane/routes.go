@@ -28,6 +28,10 @@ var routes = append(roleRoutes(), []route{
 
 	{"POST", "rng", operation{name: "GetRandomBytes", maxBody: smallBody, run: randomBytes}},
 
+	{"GET", "settings", operation{name: "GetSettings", run: listSettings}},
+	{"GET", "settings/{id}", operation{name: "GetSetting", run: getSetting}},
+	{"PATCH", "settings/{id}", operation{name: "UpdateSetting", changes: true, maxBody: smallBody, run: updateSetting}},
+
 	{"GET", "keys", operation{name: "GetKeys", run: listKeys}},
 	{"POST", "keys/restore", operation{name: "RestoreKey", changes: true, maxBody: restoreBody, run: restoreKey}},
 	{"GET", "keys/{name}", operation{name: "GetKey", run: getKey}},

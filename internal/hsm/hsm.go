@@ -124,6 +124,7 @@ type Spec struct {
 	Subscription, ResourceGroup, Location, TenantID string
 	Tags                                            map[string]string
 	InitialAdmins                                   []string // object IDs, at least one
+	MoreRoles                                       []string // IDs of roles that they get besides Managed HSM Administrator; not part of an HSM's description
 	RetentionDays                                   int      // 7 to 90; 0 means 90
 	PurgeProtection                                 bool
 	NetworkACLs                                     json.RawMessage
@@ -164,15 +165,11 @@ func (s Spec) check() (Spec, error) {
 		return s, failure.New(failure.BadParameter, "an HSM needs 1 to 20 initial administrators (initialAdminObjectIds): without one, nobody could take ownership of it")
 	}
 	for i, id := range s.InitialAdmins {
-		prefix, bare, prefixed := strings.Cut(id, ":") // "corp:GUID" where issuers have a prefix
-		if !prefixed {
-			prefix, bare = "", id
-		}
-		parsed, err := uuid.Parse(bare)
-		if err != nil || len(bare) != 36 || len(prefix) > 32 {
+		parsed, err := access.ParseObjectID(id)
+		if err != nil {
 			return s, failure.New(failure.BadParameter, "initial administrator %d is not an object ID: give the principal's GUID, not its name", i+1)
 		}
-		s.InitialAdmins[i] = strings.TrimSuffix(id, bare) + parsed.String()
+		s.InitialAdmins[i] = parsed
 	}
 	if s.RetentionDays == 0 {
 		s.RetentionDays = 90
@@ -241,7 +238,7 @@ func (s *Service) Create(ctx context.Context, spec Spec) (info Info, created boo
 			Subscription: spec.Subscription, ResourceGroup: spec.ResourceGroup, Location: spec.Location, Tenant: spec.TenantID,
 			Tags: spec.Tags, Admins: spec.InitialAdmins, Retention: spec.RetentionDays, PurgeProtect: spec.PurgeProtection, NetworkACLs: spec.NetworkACLs,
 		}
-		if err := access.PutInitialAdministrators(w, s.cfg.Seal, rec.ID, rec.Admins, s.cfg.Rand); err != nil {
+		if err := access.PutInitialAdministrators(w, s.cfg.Seal, rec.ID, rec.Admins, spec.MoreRoles, s.cfg.Rand); err != nil {
 			return err
 		}
 		w.Put(nameKey(rec.Name), []byte(rec.ID))

@@ -21,6 +21,7 @@ type Call struct {
 	Operation              string        // name of the route; "" where there is none
 	Action                 access.Action // data action of the operation, where it has one
 	Changes                bool          // it changes something that outlasts the call
+	Intended               bool          // the intent is recorded
 	Key, Version           string        // as used; from the path until then
 	Status                 int           // 0 in an intent
 	Code                   string        // of the error

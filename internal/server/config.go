@@ -32,6 +32,7 @@ type Options struct {
 	LogLevel           string // debug, info, warn, error
 	SealPassphraseFile string
 	AllowRSA15         bool
+	NewAuditLog        bool
 	Stdin              io.Reader
 	Stdout, Stderr     io.Writer
 	// Prompt asks a person at a terminal for a passphrase; nil where there is no terminal.
@@ -114,6 +115,13 @@ type Config struct {
 		RequestsPerSecond int `toml:"requests_per_second"`
 	} `toml:"limits"`
 
+	Audit struct {
+		// Folder of the audit log. Default DATA/audit.
+		Folder string `toml:"folder"`
+		// Off turns the audit log off: nobody can show what is done then.
+		Off bool `toml:"insecure_off"`
+	} `toml:"audit"`
+
 	Metrics struct {
 		// Listen is the address of a plain HTTP listener for Prometheus, GET /metrics. Default: none. Whoever reaches it
 		// learns the names of HSMs and what is done with them, and nothing else; it must be a loopback address unless
@@ -149,6 +157,14 @@ type IssuerConfig struct {
 	PrincipalPrefix string `toml:"principal_prefix"`
 	// Groups makes the groups in its tokens count as principals. Only for an issuer whose users cannot name groups.
 	Groups bool `toml:"groups"`
+}
+
+// auditFolder is where the audit log is.
+func (c Config) auditFolder() string {
+	if c.Audit.Folder != "" {
+		return c.Audit.Folder
+	}
+	return filepath.Join(c.Data, "audit")
 }
 
 // maxRequests bounds the limits of requests at once.

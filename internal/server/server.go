@@ -19,11 +19,13 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/term"
 
 	"strongroom/internal/access"
+	"strongroom/internal/audit"
 	"strongroom/internal/controlplane"
 	"strongroom/internal/dataplane"
 	"strongroom/internal/durable"
@@ -58,6 +60,9 @@ type Server struct {
 	data       *dataplane.Handler
 	verifier   *access.Verifier
 	metrics    *metrics.Metrics
+	audit      *auditor                        // nil where the configuration turns it off
+	auditID    atomic.Value                    // string: ID of the audit log
+	newAudit   bool                            // Options.NewAuditLog
 	wrap       func(http.Handler) http.Handler // Options.WrapDataPlane
 	main       http.Handler
 	version    string
@@ -95,7 +100,7 @@ func Run(ctx context.Context, o Options) (err error) {
 			log.WarnContext(ctx, "memory could not be locked: keys in it may reach the swap. Forbid swap to this service, or allow it to lock memory", "error", err)
 		}
 	}
-	s := &Server{cfg: cfg, dev: o.Dev, stdout: o.Stdout, log: log, version: o.Version, wrap: o.WrapDataPlane, kick: make(chan struct{}, 1)}
+	s := &Server{cfg: cfg, dev: o.Dev, stdout: o.Stdout, log: log, version: o.Version, newAudit: o.NewAuditLog, wrap: o.WrapDataPlane, kick: make(chan struct{}, 1)}
 	if err := durable.MkdirAll(cfg.Data, 0o700); err != nil {
 		return fmt.Errorf("data folder: %w", err)
 	}
@@ -114,6 +119,16 @@ func Run(ctx context.Context, o Options) (err error) {
 	if err := s.bindMain(); err != nil {
 		return err
 	}
+	defer func() { // for a start that is refused: after a graceful stop nothing is open any more
+		ended, cancel := context.WithCancel(context.Background())
+		cancel()
+		s.listen.shutdown(ended)
+	}()
+	defer func() { // its last checkpoint needs the store and the seal
+		if closeErr := s.audit.close(); err == nil {
+			err = closeErr
+		}
+	}()
 	if err := s.wire(ctx); err != nil {
 		return err
 	}
@@ -378,13 +393,17 @@ func (s *Server) wire(ctx context.Context) error {
 		config.ReservePort, config.ReleasePort = s.listen.reserve, s.listen.release
 	}
 	s.hsms = hsm.New(config)
+	if err := s.beginAudit(ctx); err != nil {
+		return err
+	}
 	s.verifier = verifier
 	s.metrics = metrics.New(s.sources(s.version))
 	s.data = dataplane.New(dataplane.Config{HSMs: s.hsms, Verifier: verifier, Authorization: s.base + "/" + s.meta.tenant, Region: s.cfg.Location, Log: s.log, Now: time.Now,
-		Limits: s.cfg.limiter(), Metrics: s.metrics})
+		Limits: s.cfg.limiter(), Metrics: s.metrics, Recorder: s.audit.recorder(audit.PlaneData)})
 	arm, err := controlplane.New(controlplane.Config{
 		Service: &provisioner{s: s}, Verifier: verifier, BaseURLs: s.bases(), Tenant: s.meta.tenant, Subscription: s.meta.subscription, SubscriptionName: "Strongroom",
 		ResourceGroup: defaultGroup, Location: s.cfg.Location, MHSMSuffix: s.hsmSuffix(), Log: s.log,
+		Recorder: s.audit.recorder(audit.PlaneControl),
 	})
 	if err != nil {
 		return err
@@ -463,6 +482,12 @@ func (s *Server) populate(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	// In production an administrator assigns the roles that use keys, to whoever needs them. In development the one
+	// application that there is does everything, and the first minutes stay short.
+	var more []string
+	if s.dev {
+		more = []string{access.RoleCryptoUser, access.RoleCryptoOfficer}
+	}
 	for _, name := range s.cfg.HSMs {
 		same := func(i hsm.Info) bool { return strings.EqualFold(i.Name, name) }
 		if slices.ContainsFunc(have, same) || slices.ContainsFunc(gone, same) {
@@ -472,7 +497,7 @@ func (s *Server) populate(ctx context.Context) error {
 			continue // it was purged: a restart does not bring it back
 		}
 		_, _, err := s.hsms.Create(ctx, hsm.Spec{Name: name, Subscription: s.meta.subscription, ResourceGroup: defaultGroup, Location: s.cfg.Location,
-			TenantID: s.meta.tenant, InitialAdmins: admins})
+			TenantID: s.meta.tenant, InitialAdmins: admins, MoreRoles: more})
 		if err != nil {
 			return fmt.Errorf("--hsm %s: %w", name, err)
 		}
@@ -555,6 +580,9 @@ func (s *Server) wait(ctx context.Context) error {
 		case <-s.store.Failed():
 			s.log.ErrorContext(ctx, "a write could not be made durable: stopping. Check the disk, then start again")
 			return store.ErrFailed
+		case <-s.audit.failed():
+			s.log.ErrorContext(ctx, "the audit log could not be made durable: stopping. Check the disk, then start again")
+			return audit.ErrFailed
 		case err := <-s.listen.failed:
 			return err
 		case <-s.kick:

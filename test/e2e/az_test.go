@@ -52,6 +52,8 @@ func TestAzCeremony(t *testing.T) {
 			if ids["alpha"] == "" || ids["alpha"] != ids["beta"] || ids["alpha"] != ids["gamma"] {
 				t.Errorf("the three HSMs do not share one domain: %v", ids)
 			}
+			// Who makes an HSM administrates it. What uses keys is a role of its own.
+			s.Run(t, "role", "assignment", "create", "--url", gamma, "--principal", s.Env["STRONGROOM_OBJECT_ID"], "--role", "Managed HSM Crypto User")
 			s.Run(t, "key", "restore", "--url", gamma, "--file", filepath.Join(work, "key.backup"))
 		})
 	}

@@ -107,7 +107,8 @@ func TestAzureCLIPage(t *testing.T) {
 export PYTHONPATH=$_AZS_SHIM
 export AZURE_CORE_COLLECT_TELEMETRY=no AZURE_CORE_ONLY_SHOW_ERRORS=yes
 set -x
-` + blocks(t, "../../docs/azure-cli.md", "Sign in", 1) + blocks(t, "../../docs/azure-cli.md", "Ceremony", 1) + `
+` + blocks(t, "../../docs/azure-cli.md", "Sign in", 1) + blocks(t, "../../docs/azure-cli.md", "Ceremony", 1) + blocks(t, "../../docs/azure-cli.md", "Roles", 1) + `
+az keyvault role assignment list --hsm-name $H1 --scope /keys/invoices --query '[].roleName' -o tsv
 az keyvault key show --hsm-name $H2 -n invoices --query key.kty -o tsv
 `
 	cmd := exec.Command("bash", "-euc", script)
@@ -119,6 +120,9 @@ az keyvault key show --hsm-name $H2 -n invoices --query key.kty -o tsv
 	}
 	if !strings.Contains(string(out), "\nRSA-HSM\n") {
 		t.Errorf("the key is not on the second HSM:\n%s", out)
+	}
+	if !strings.Contains(string(out), "\nManaged HSM Crypto Auditor\n") {
+		t.Errorf("the role at the key was not given:\n%s", out)
 	}
 }
 
