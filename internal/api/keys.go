@@ -163,9 +163,9 @@ func (k *ImportedKey) Wipe() {
 
 // UpdateKeyRequest changes attributes, operations and tags of a version. An absent member leaves things as they are.
 type UpdateKeyRequest struct {
-	KeyOps     []string          `json:"key_ops,omitempty"`
+	KeyOps     []string          `json:"key_ops,omitzero"` // empty but not nil: none
 	Attributes *KeyAttributes    `json:"attributes,omitempty"`
-	Tags       map[string]string `json:"tags,omitempty"`
+	Tags       map[string]string `json:"tags,omitzero"` // empty but not nil: none
 	// What a key keeps for ever. It is read so that an attempt to change it is refused, not ignored.
 	Kty            string          `json:"kty,omitempty"`
 	KeySize        int             `json:"key_size,omitempty"`

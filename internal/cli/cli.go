@@ -1,4 +1,4 @@
-// Package cli is the command line: one file per noun, each command a few steps over the packages that do the work.
+// Package cli is the command line: files named by noun (key has several), each command a few steps over the packages that do the work.
 //
 // What a command finds goes to stdout, as a table or as JSON (--output json); what it has to say about it goes to
 // stderr. An error is one line, and a second one that begins with an arrow where there is something to do about

@@ -300,6 +300,9 @@ func TestReadFileIsInterrupted(t *testing.T) {
 	if _, err := (&app{in: r}).digest(ctx, "-", "ES256"); !errors.Is(err, context.Canceled) {
 		t.Errorf("standard input: got %v, want %v", err, context.Canceled)
 	}
+	if _, err := (&app{in: r}).readInput(ctx, standard, 10); !errors.Is(err, context.Canceled) {
+		t.Errorf("standard input, read whole: got %v, want %v", err, context.Canceled)
+	}
 }
 
 // Whoever gives up while a key is made gets none. Covers S14.

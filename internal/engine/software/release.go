@@ -10,6 +10,7 @@ import (
 	"crypto/sha512"
 	"fmt"
 	"hash"
+	"io"
 	"math/big"
 
 	"strongroom/internal/engine"
@@ -45,7 +46,12 @@ func (s *software) Release(ctx context.Context, ref engine.Ref, wrapping string,
 		return nil, err
 	}
 	defer target.Wipe()
-	key, err := secret.Random(s.rand, keySize)
+	return wrapFor(s.rand, recipient, newHash, target)
+}
+
+// wrapFor wraps a target for an RSA key: OAEP of a fresh AES-256 key, then the target, wrapped with that by RFC 5649.
+func wrapFor(random io.Reader, recipient *rsa.PublicKey, newHash func() hash.Hash, target secret.Bytes) ([]byte, error) {
+	key, err := secret.Random(random, keySize)
 	if err != nil {
 		return nil, fmt.Errorf("software engine: %w", err)
 	}
