@@ -32,6 +32,11 @@ var examples = map[string][]string{
 	"hsm delete":             {"strongroom hsm delete gamma --confirm gamma"},
 	"hsm recover":            {"strongroom hsm recover gamma"},
 	"hsm purge":              {"strongroom hsm purge gamma --confirm gamma"},
+	"audit verify":           {"strongroom audit verify ./data --key audit.pem --checkpoint kept.txt"},
+	"audit show":             {"strongroom audit show ./data --since 24h --outcome refused", "strongroom audit show ./data --key-name invoices --output json"},
+	"audit prove":            {"strongroom audit prove 17 ./data --out proof-17.json"},
+	"audit check-proof":      {"strongroom audit check-proof proof-17.json --key audit.pem"},
+	"audit checkpoint":       {"strongroom audit checkpoint ./data --out kept.txt"},
 	"login":                  {"strongroom login --profile lab", "strongroom login --url alpha --client-secret-file lab.secret"},
 	"version":                {"strongroom version"},
 }
