@@ -35,6 +35,7 @@ var level = map[string]int{
 	"internal/store/feed":      41, // the change feed, shared by the stores
 	"internal/store":           40,
 	"internal/seal":            40,
+	"internal/audit":           40, // beside the store: knows nothing of who calls
 	"internal/pki":             40,
 	"internal/api":             40,
 	"internal/custodian":       30,

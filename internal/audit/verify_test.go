@@ -14,8 +14,8 @@ import (
 	"golang.org/x/mod/sumdb/tlog"
 )
 
-// bigLog writes a log of n records from many callers at once, and closes it.
-func bigLog(t testing.TB, n int, change func(*Options)) (dir string) {
+// bigLog writes a log of n records from so many callers at once, and closes it.
+func bigLog(t testing.TB, n, callers int, change func(*Options)) (dir string) {
 	t.Helper()
 	dir = filepath.Join(t.TempDir(), "audit")
 	o := testOptions()
@@ -24,9 +24,9 @@ func bigLog(t testing.TB, n int, change func(*Options)) (dir string) {
 	}
 	l := mustOpen(t, dir, o)
 	var wg sync.WaitGroup
-	for c := range 64 {
+	for c := range callers {
 		wg.Go(func() {
-			for i := c; i < n; i += 64 {
+			for i := c; i < n; i += callers {
 				if _, err := l.Append(context.Background(), call(i)); err != nil {
 					t.Error(err)
 				}
@@ -55,7 +55,7 @@ func changedRecord(t testing.TB, line []byte) []byte {
 // found and named. Each is tried on its own segment and the one after, which is all that it can have to do with.
 func TestEveryRecordEveryChange(t *testing.T) {
 	const records = 2000
-	dir := bigLog(t, records, func(o *Options) { o.SegmentBytes = 12 << 10 })
+	dir := bigLog(t, records, 4, func(o *Options) { o.SegmentBytes = 4 << 10 })
 	keys := []crypto.PublicKey{serverKey.Public()}
 	sound(t, dir, records, keys...)
 	newest, err := Newest(t.Context(), dir)
@@ -63,7 +63,7 @@ func TestEveryRecordEveryChange(t *testing.T) {
 		t.Fatal(err)
 	}
 	list := mustSegments(t, dir)
-	if len(list) < 25 {
+	if len(list) < 100 {
 		t.Fatalf("only %d segments", len(list))
 	}
 	tried := 0
@@ -148,7 +148,7 @@ func TestEveryRecordEveryChange(t *testing.T) {
 // The same on the whole log, for some records: nothing else is found, before or after.
 func TestWholeLogChanges(t *testing.T) {
 	const records = 600
-	whole := bigLog(t, records, func(o *Options) { o.SegmentBytes, o.CheckpointRecords = 24<<10, 16 })
+	whole := bigLog(t, records, 64, func(o *Options) { o.SegmentBytes, o.CheckpointRecords = 24<<10, 16 })
 	for n := int64(0); n < records; n += 41 {
 		dir := copyLog(t, whole)
 		file, lines, k := find(t, dir, n)
@@ -360,7 +360,7 @@ func forge(t testing.TB, dir string, change func([]Record) []Record, keep func(s
 // checkpoints; and without the later checkpoints there is too much that nobody signed, or what the auditor kept tells.
 func TestForgedLog(t *testing.T) {
 	const records, every = 5000, 50
-	dir := bigLog(t, records, func(o *Options) { o.SegmentBytes, o.CheckpointRecords = 400<<10, every })
+	dir := bigLog(t, records, 64, func(o *Options) { o.SegmentBytes, o.CheckpointRecords = 400<<10, every })
 	newest, err := Newest(t.Context(), dir)
 	if err != nil {
 		t.Fatal(err)
@@ -380,7 +380,7 @@ func TestForgedLog(t *testing.T) {
 			forged := forge(t, dir, change, all)
 			for _, keys := range [][]crypto.PublicKey{{serverKey.Public()}, {domainKey.Public()}, nil} {
 				r := mustVerify(t, forged, keys...)
-				if len(r.Findings) == 0 || r.Findings[0].Kind != FoundRoot || !about(r.Findings[0], 700) || r.Findings[0].Through-r.Findings[0].Record > every+maxBatch {
+				if len(r.Findings) == 0 || r.Findings[0].Kind != FoundRoot || !about(r.Findings[0], 700) && !about(r.Findings[0], 701) || r.Findings[0].Through-r.Findings[0].Record > every+maxBatch {
 					t.Errorf("found %+v", r.Findings)
 				}
 			}

@@ -60,6 +60,11 @@ var examples = map[string][]string{
 	"role assignment delete": {"strongroom role assignment delete 9b1deb4d-3b7d-4bad-9bdd-2b0d7b3dcb6d --url alpha --scope /keys/invoices"},
 	"access check":           {"strongroom access check 5d2c1a40-0000-4000-8000-000000000000 /keys/sign/action /keys/invoices --url alpha"},
 	"access recover":         {"strongroom access recover --data ./data --hsm alpha --principal 5d2c1a40-0000-4000-8000-000000000000 --confirm alpha"},
+	"audit verify":           {"strongroom audit verify ./data --key audit.pem --checkpoint kept.txt"},
+	"audit show":             {"strongroom audit show ./data --since 24h --outcome refused", "strongroom audit show ./data --key-name invoices --output json"},
+	"audit prove":            {"strongroom audit prove 17 ./data --out proof-17.json"},
+	"audit check-proof":      {"strongroom audit check-proof proof-17.json --key audit.pem"},
+	"audit checkpoint":       {"strongroom audit checkpoint ./data --out kept.txt"},
 	"login":                  {"strongroom login --profile lab", "strongroom login --url alpha --client-secret-file lab.secret"},
 	"version":                {"strongroom version"},
 }
