@@ -60,7 +60,8 @@ type Store interface {
 	View(ctx context.Context, fn func(Reader) error) error
 	// Update runs fn alone (serialisable). When Update returns nil, the writes are on disk. When fn or the
 	// commit fails, none of them is, except that after ErrFailed it is unknown. fn runs exactly once and must
-	// not block on other updates. Writes of several callers may share one commit.
+	// not block on other updates. Writes of several callers may share one commit; whatever fn saw of the others'
+	// is on disk too when Update returns fn's own error, or else the error is that of the commit.
 	Update(ctx context.Context, fn func(Writer) error) error
 	// Watch calls fn, in commit order, with the keys each commit changed, whoever made it, until cancel is
 	// called. fn runs before the Update that made the change returns, and must be quick and not call the store.
