@@ -66,6 +66,12 @@ type Store interface {
 	// Watch calls fn, in commit order, with the keys each commit changed, whoever made it, until cancel is
 	// called. fn runs before the Update that made the change returns, and must be quick and not call the store.
 	Watch(fn func(keys []string)) (cancel func())
+	// Announce calls before with all keys that a commit is about to change, while nobody can see the change yet, and
+	// settled when that is over: every watcher was told, or nothing was written. In between a reader may see the change or
+	// what was before, so whoever keeps what it has read must read anew then, or callers see things in no one order.
+	// After ErrFailed there may be no settled. Both functions run inside the commit, by the rules of Watch, and
+	// none of them may call Announce.
+	Announce(before func(keys []string), settled func()) (cancel func())
 	// Failed is closed when the store has failed for good.
 	Failed() <-chan struct{}
 	// Close waits for running transactions. Later calls answer ErrClosed.

@@ -326,6 +326,11 @@ func (s *Store) beginError(err error) error {
 // Watch implements [store.Store].
 func (s *Store) Watch(fn func(keys []string)) (cancel func()) { return s.feed.Watch(fn) }
 
+// Announce implements [store.Store].
+func (s *Store) Announce(before func(keys []string), settled func()) (cancel func()) {
+	return s.feed.Announce(before, settled)
+}
+
 // Failed implements [store.Store].
 func (s *Store) Failed() <-chan struct{} { return s.failed }
 
@@ -462,6 +467,10 @@ func (s *Store) batch(first *request) {
 		if n < maxBatch && size < maxBatchBytes {
 			r = s.next()
 		}
+	}
+	if keys := all.Keys(); len(keys) > 0 {
+		s.feed.Begin(keys)
+		defer s.feed.End()
 	}
 	if err := s.commit(tx, records, all); err != nil {
 		for _, m := range members {
