@@ -66,7 +66,7 @@ type fixture struct {
 	config  dataplane.Config
 	// authority signs attestation tokens of authorityURL.
 	authority *ecdsa.PrivateKey
-	admin   string // see bearer
+	admin     string // see bearer
 }
 
 // configure has the requests from now on answered under a changed configuration.
