@@ -81,6 +81,12 @@ func (f *fixture) configure(change func(*dataplane.Config)) {
 
 func newFixture(t testing.TB, hsms ...string) *fixture {
 	t.Helper()
+	return newFixtureWith(t, nil, hsms...)
+}
+
+// newFixtureWith is newFixture with options of the engine.
+func newFixtureWith(t testing.TB, options []software.Option, hsms ...string) *fixture {
+	t.Helper()
 	f := &fixture{t: t, store: memory.New(), now: time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)}
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -106,7 +112,7 @@ func newFixture(t testing.TB, hsms ...string) *fixture {
 		t.Fatal(err)
 	}
 	f.service = hsm.New(hsm.Config{Store: f.store, Seal: sl, Authorizer: access.NewAuthorizer(f.store, sl), Now: clock, Rand: rand.Reader, Log: slog.New(slog.DiscardHandler), ExchangeBits: 2048, Attestations: attestations,
-		OpenEngine: func(w, b secret.Bytes) (engine.Engine, error) { return software.New(w, b, rand.Reader) }})
+		OpenEngine: func(w, b secret.Bytes) (engine.Engine, error) { return software.New(w, b, rand.Reader, options...) }})
 	t.Cleanup(f.service.Close)
 	for _, name := range hsms {
 		if _, _, err := f.service.Create(t.Context(), hsm.Spec{Name: name, InitialAdmins: []string{adminID}}); err != nil {
