@@ -3,14 +3,18 @@ package api
 import (
 	"encoding/base64"
 	"encoding/json"
-	"errors"
+	"reflect"
 )
 
 // Base64URL is bytes that go over the wire as base64url without padding (RFC 7515 section 2). Reading is
 // strict: no padding, no line breaks, no stray bits, so one value has one spelling.
 type Base64URL []byte
 
-var errBase64URL = errors.New("api: not a base64url string without padding")
+// notBase64URL is the error of a string that is none. It is of this type because encoding/json fills in which member
+// of the text it was.
+func notBase64URL() error {
+	return &json.UnmarshalTypeError{Value: "string", Type: reflect.TypeFor[Base64URL]()}
+}
 
 // MarshalJSON writes the bytes as a string; nil and empty are "".
 func (b Base64URL) MarshalJSON() ([]byte, error) {
@@ -20,7 +24,7 @@ func (b Base64URL) MarshalJSON() ([]byte, error) {
 	return append(out, '"'), nil
 }
 
-// UnmarshalJSON reads a string. The error never repeats the input.
+// UnmarshalJSON reads a string. The error is a *json.UnmarshalTypeError and never repeats the input.
 func (b *Base64URL) UnmarshalJSON(data []byte) error {
 	if string(data) == "null" {
 		*b = nil
@@ -28,7 +32,7 @@ func (b *Base64URL) UnmarshalJSON(data []byte) error {
 	}
 	var text string
 	if err := json.Unmarshal(data, &text); err != nil || !b.take([]byte(text)) {
-		return errBase64URL
+		return notBase64URL()
 	}
 	return nil
 }

@@ -4,6 +4,7 @@
 package dataplane
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -13,6 +14,7 @@ import (
 	"mime"
 	"net/http"
 	"net/url"
+	"reflect"
 	"strconv"
 	"strings"
 	"time"
@@ -396,6 +398,10 @@ func decode[T any](c *call) (T, error) {
 	if len(c.body) == 0 {
 		return v, failure.New(failure.BadParameter, "this operation needs a JSON body")
 	}
+	// null would be taken for an object without members, which is a request that changes nothing, or removes a policy.
+	if c.body[len(c.body)-len(bytes.TrimLeft(c.body, " \t\r\n"))] != '{' {
+		return v, failure.New(failure.BadParameter, "the body must be a JSON object: { … }")
+	}
 	if p, has := any(&v).(plainForm); has {
 		if strictjson.Flat(c.body, p.TakeMember) {
 			return v, nil
@@ -405,11 +411,29 @@ func decode[T any](c *call) (T, error) {
 	if err := json.Unmarshal(c.body, &v); err != nil {
 		what := "a member has the wrong type"
 		if t, isType := errors.AsType[*json.UnmarshalTypeError](err); isType && t.Field != "" {
-			what = fmt.Sprintf("member %q is not of the right type (%s)", t.Field, t.Type.Kind())
+			what = fmt.Sprintf("what is in member %q must be %s", t.Field, inWords(t.Type))
 		}
 		return v, failure.Wrap(failure.BadParameter, err, "the body is not the JSON that this operation takes: %s", what)
 	}
 	return v, nil
+}
+
+// inWords says what a member must be, for people who write JSON and not Go.
+func inWords(t reflect.Type) string {
+	if t == reflect.TypeFor[api.Base64URL]() {
+		return "a string in base64url without padding"
+	}
+	switch t.Kind() {
+	case reflect.Bool:
+		return "true or false"
+	case reflect.Int, reflect.Int64:
+		return "a whole number, written with digits alone, that is not too large"
+	case reflect.Slice:
+		return "an array"
+	case reflect.Map, reflect.Struct:
+		return "an object"
+	}
+	return "a string"
 }
 
 func (h *Handler) write(w http.ResponseWriter, a answer) {

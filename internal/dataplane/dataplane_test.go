@@ -66,6 +66,7 @@ type fixture struct {
 	config  dataplane.Config
 	// authority signs attestation tokens of authorityURL.
 	authority *ecdsa.PrivateKey
+	admin     string // see bearer
 }
 
 // configure has the requests from now on answered under a changed configuration.
@@ -82,6 +83,12 @@ func (f *fixture) configure(change func(*dataplane.Config)) {
 var allRoles = []string{access.RoleCryptoUser, access.RoleCryptoOfficer}
 
 func newFixture(t testing.TB, hsms ...string) *fixture {
+	t.Helper()
+	return newFixtureWith(t, nil, hsms...)
+}
+
+// newFixtureWith is newFixture with options of the engine.
+func newFixtureWith(t testing.TB, options []software.Option, hsms ...string) *fixture {
 	t.Helper()
 	f := &fixture{t: t, store: memory.New(), now: time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)}
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -108,7 +115,7 @@ func newFixture(t testing.TB, hsms ...string) *fixture {
 		t.Fatal(err)
 	}
 	f.service = hsm.New(hsm.Config{Store: f.store, Seal: sl, Authorizer: access.NewAuthorizer(f.store, sl), Now: clock, Rand: rand.Reader, Log: slog.New(slog.DiscardHandler), ExchangeBits: 2048, Attestations: attestations,
-		OpenEngine: func(w, b secret.Bytes) (engine.Engine, error) { return software.New(w, b, rand.Reader) }})
+		OpenEngine: func(w, b secret.Bytes) (engine.Engine, error) { return software.New(w, b, rand.Reader, options...) }})
 	t.Cleanup(f.service.Close)
 	for _, name := range hsms {
 		if _, _, err := f.service.Create(t.Context(), hsm.Spec{Name: name, InitialAdmins: []string{adminID}, MoreRoles: allRoles}); err != nil {
@@ -676,7 +683,7 @@ func golden(t *testing.T, name string, r request, w *httptest.ResponseRecorder) 
 	} else {
 		query = ""
 	}
-	fmt.Fprintf(&b, "%s %s%s\n", r.method, r.path, query)
+	fmt.Fprintf(&b, "%s %s%s\n", r.method, hex32.ReplaceAllString(r.path, "VERSION"), hex32.ReplaceAllString(query, "VERSION"))
 	if r.body != "" {
 		fmt.Fprintf(&b, "\n%s\n", abbreviate(fmt.Sprintf("%q", r.body)))
 	}

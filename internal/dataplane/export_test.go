@@ -37,3 +37,14 @@ func Actions() map[string]access.Action {
 	}
 	return list
 }
+
+// BodyLimits has the bound of each route that takes a body, by method and pattern.
+func BodyLimits() map[[2]string]int64 {
+	limits := map[[2]string]int64{}
+	for _, r := range routes {
+		if r.op.maxBody > 0 {
+			limits[[2]string{r.method, "/" + r.pattern}] = r.op.maxBody
+		}
+	}
+	return limits
+}

@@ -18,16 +18,18 @@ const maxCached = 20_000
 //
 // It forgets a key when the store's change feed says that one of its records changed, here or by another server: so
 // disabling or deleting a key counts for the next request, and a record that somebody edits in the store is verified
-// again. Records in it are shared and never changed.
+// again. While a commit is on its way, the keys that it changes are read from the store: a reader that has seen the
+// change must not be followed by one that is served from before it. Records in it are shared and never changed.
 //
 // There are two maps. When the young one is full it becomes the old one, whose keys come back when they are used: what
 // goes is what was not used for longest, about.
 type recordCache struct {
 	prefix  string // of the HSM's records
 	most    int    // of one map, weighed
-	unwatch func()
+	unwatch []func()
 
-	mu         sync.Mutex // the fields below
+	mu         sync.Mutex      // the fields below
+	moving     map[string]bool // keys, by their names in lower case, that a commit under way changes
 	young, old map[string]*cachedKey
 	weight     int // of young
 	// changes counts the changes seen. What was read while it moved is used once and not kept: it may be from before
@@ -47,7 +49,7 @@ func (c *cachedKey) weight() int { return 1 + len(c.rec.Versions) + len(c.versio
 
 func newRecordCache(st store.Store, prefix string, most int) *recordCache {
 	c := &recordCache{prefix: prefix, most: most / 2, young: map[string]*cachedKey{}}
-	c.unwatch = st.Watch(c.changed)
+	c.unwatch = []func(){st.Watch(c.changed), st.Announce(c.begins, c.settled)}
 	return c
 }
 
@@ -58,7 +60,9 @@ func (c *recordCache) close() {
 	c.closed = true
 	c.young, c.old, c.weight = nil, nil, 0
 	c.mu.Unlock()
-	c.unwatch()
+	for _, unwatch := range c.unwatch {
+		unwatch()
+	}
 }
 
 // get returns a key and one of its versions ("": the latest), if this engine has verified both; nil if not. seen goes
@@ -66,6 +70,9 @@ func (c *recordCache) close() {
 func (c *recordCache) get(eng engine.Engine, lower, version string) (rec *keyRecord, v *versionRecord, seen uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.moving[lower] {
+		return nil, nil, c.changes
+	}
 	k := c.young[lower]
 	if k == nil {
 		if k = c.old[lower]; k == nil {
@@ -88,7 +95,7 @@ func (c *recordCache) put(eng engine.Engine, hsm, lower string, rec *keyRecord, 
 	bound := v.binding(hsm, lower)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.closed || c.changes != seen {
+	if c.closed || c.changes != seen || c.moving[lower] {
 		return
 	}
 	v.bound = &boundRecord{v, bound}
@@ -116,10 +123,8 @@ func (c *recordCache) add(lower string, k *cachedKey) {
 	c.weight += k.weight()
 }
 
-// changed runs inside the store's commit: it only forgets.
-func (c *recordCache) changed(paths []string) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+// named calls f with the names of the keys, in lower case, whose records have these paths.
+func (c *recordCache) named(paths []string, f func(lower string)) {
 	for _, path := range paths {
 		rest, ours := strings.CutPrefix(path, c.prefix)
 		kind, rest, _ := strings.Cut(rest, "/")
@@ -129,14 +134,42 @@ func (c *recordCache) changed(paths []string) {
 		switch kind {
 		case "key", "deletedkey", "keyver":
 			lower, _, _ := strings.Cut(rest, "/")
-			if k := c.young[lower]; k != nil {
-				c.weight -= k.weight()
-				delete(c.young, lower)
-			}
-			delete(c.old, lower)
-			c.changes++
+			f(lower)
 		}
 	}
+}
+
+// begins runs inside the store's commit, before anybody can see what it changes.
+func (c *recordCache) begins(paths []string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.named(paths, func(lower string) {
+		if c.moving == nil {
+			c.moving = map[string]bool{}
+		}
+		c.moving[lower] = true
+	})
+}
+
+// settled runs when the commit is over.
+func (c *recordCache) settled() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	clear(c.moving)
+}
+
+// changed runs inside the store's commit: it only forgets.
+func (c *recordCache) changed(paths []string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.named(paths, func(lower string) {
+		if k := c.young[lower]; k != nil {
+			c.weight -= k.weight()
+			delete(c.young, lower)
+		}
+		delete(c.old, lower)
+		c.changes++
+	})
 }
 
 // sameEngine reports whether two engines are one instance. Types that Go cannot compare never are.

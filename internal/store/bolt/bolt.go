@@ -326,6 +326,11 @@ func (s *Store) beginError(err error) error {
 // Watch implements [store.Store].
 func (s *Store) Watch(fn func(keys []string)) (cancel func()) { return s.feed.Watch(fn) }
 
+// Announce implements [store.Store].
+func (s *Store) Announce(before func(keys []string), settled func()) (cancel func()) {
+	return s.feed.Announce(before, settled)
+}
+
 // Failed implements [store.Store].
 func (s *Store) Failed() <-chan struct{} { return s.failed }
 
@@ -380,11 +385,12 @@ func (s *Store) Update(ctx context.Context, fn func(store.Writer) error) error {
 	case err := <-r.done:
 		return err // no transaction could be begun
 	case tx := <-r.turn:
-		if err := r.run(tx, fn); err != nil {
+		refused := r.run(tx, fn)
+		if err := <-r.done; err != nil {
 			return err
 		}
+		return refused
 	}
-	return <-r.done
 }
 
 // run calls fn and hands the baton back to the committer, also when fn panics or ends the goroutine.
@@ -414,10 +420,10 @@ func (s *Store) run() {
 	}
 }
 
-// member is a request whose changes are in the batch.
+// member is a request that the batch's commit answers.
 type member struct {
 	r    *request
-	keys []string
+	keys []string // that it changed
 }
 
 // batch runs first and whoever else waits, and commits them together.
@@ -445,15 +451,26 @@ func (s *Store) batch(first *request) {
 	for r, n, size := first, 1, int64(0); r != nil; n++ {
 		child := overlay.New(all)
 		r.turn <- child
-		if out := <-r.ran; out.ok {
+		switch out := <-r.ran; {
+		case out.ok:
 			all.Absorb(out.tx)
 			members = append(members, member{r, out.keys})
 			size += out.tx.Size()
+		case len(all.Keys()) > 0:
+			// Its function may have failed because of a change before it in the batch. Whoever is told "it is there
+			// already" or "it is gone" must be able to rely on it: that has to be on disk first.
+			members = append(members, member{r, nil})
+		default:
+			r.done <- nil
 		}
 		r = nil
 		if n < maxBatch && size < maxBatchBytes {
 			r = s.next()
 		}
+	}
+	if keys := all.Keys(); len(keys) > 0 {
+		s.feed.Begin(keys)
+		defer s.feed.End()
 	}
 	if err := s.commit(tx, records, all); err != nil {
 		for _, m := range members {
