@@ -37,3 +37,6 @@ func Actions() map[string]access.Action {
 	}
 	return list
 }
+
+// AssignmentFilter reads the filter of a list of assignments.
+var AssignmentFilter = assignmentFilter
