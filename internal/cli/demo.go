@@ -194,7 +194,7 @@ func (d *demo) play(ctx context.Context) error {
 	p.run("hsm create gamma")
 	p.address("gamma")
 	p.run("domain download --url gamma --custodian keys/ada.cer --custodian keys/grace.cer --custodian keys/alan.cer --quorum 3 --out SD-gamma.json")
-	p.run(`role assignment create --url gamma --principal ` + d.env["STRONGROOM_OBJECT_ID"] + ` --role "Managed HSM Crypto User"`)
+	p.run(`role assignment create --url gamma --principal ` + d.env["STRONGROOM_OBJECT_ID"] + ` --role "Managed HSM Crypto User" --scope /keys`)
 	p.fails("key restore --url gamma --file contracts.backup")
 	return p.err
 }

@@ -356,11 +356,12 @@ the HSM can give that, also to himself.`, 0, func(cmd *cobra.Command, _ []string
 	})
 	a.scopeFlag(cmd, &scope)
 	flags := cmd.Flags()
+	flags.Lookup("scope").DefValue, scope = "", "" // how far a right goes is said, not assumed
 	flags.StringVar(&principal, "principal", "", "object ID of the user, group or application")
 	flags.StringVar(&role, "role", "", "name of the role, with or without \"Managed HSM\" before it, or its ID")
 	must(cmd.RegisterFlagCompletionFunc("principal", cobra.NoFileCompletions))
 	must(cmd.RegisterFlagCompletionFunc("role", cobra.FixedCompletions(builtInNames(), cobra.ShellCompDirectiveNoFileComp)))
-	return a.connected(a.requireFlags(cmd, "principal", "role"), settingURL)
+	return a.connected(a.requireFlags(cmd, "principal", "role", "scope"), settingURL)
 }
 
 func (a *app) assignmentDeleteCommand() *cobra.Command {

@@ -48,3 +48,6 @@ func BodyLimits() map[[2]string]int64 {
 	}
 	return limits
 }
+
+// AssignmentFilter reads the filter of a list of assignments.
+var AssignmentFilter = assignmentFilter

@@ -53,7 +53,7 @@ func TestAzCeremony(t *testing.T) {
 				t.Errorf("the three HSMs do not share one domain: %v", ids)
 			}
 			// Who makes an HSM administrates it. What uses keys is a role of its own.
-			s.Run(t, "role", "assignment", "create", "--url", gamma, "--principal", s.Env["STRONGROOM_OBJECT_ID"], "--role", "Managed HSM Crypto User")
+			s.Run(t, "role", "assignment", "create", "--url", gamma, "--principal", s.Env["STRONGROOM_OBJECT_ID"], "--role", "Managed HSM Crypto User", "--scope", "/keys")
 			s.Run(t, "key", "restore", "--url", gamma, "--file", filepath.Join(work, "key.backup"))
 		})
 	}
