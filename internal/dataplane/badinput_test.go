@@ -116,6 +116,7 @@ func (f *fixture) goodBodies(t testing.TB) map[[2]string]request {
 		{"POST", "/securitydomain/upload"}:     {hsm: "waiting", body: quote(transfer(t, sd, waiting, nil))},
 		{"POST", "/rng"}:                       {body: `{"count":8}`},
 		{"POST", "/keys/restore"}:              {body: quote(backup)},
+		{"PATCH", "/settings/{id}"}:            {path: "/settings/AllowKeyManagementOperationsThroughARM", body: `{"value":"true"}`},
 		{"PUT", "/keys/{name}"}:                {path: "/keys/brought", body: jsonOf(importBody(t))},
 		{"PATCH", "/keys/{name}"}:              {path: "/keys/leaves", body: jsonOf(map[string]any{"key_ops": []any{"sign"}, "attributes": map[string]any{"enabled": true, "nbf": 1, "exp": 4000000000, "exportable": true}, "tags": map[string]any{"a": "b"}, "kty": "EC", "crv": "P-256", "release_policy": policy})},
 		{"POST", "/keys/{name}/create"}:        {path: "/keys/made/create", body: jsonOf(map[string]any{"kty": "oct", "key_size": 128, "key_ops": []any{"encrypt", "export"}, "attributes": map[string]any{"enabled": true, "nbf": 1, "exp": 4000000000, "exportable": true}, "tags": map[string]any{"a": "b"}, "release_policy": policy})},
