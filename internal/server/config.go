@@ -33,6 +33,7 @@ type Options struct {
 	SealPassphraseFile string
 	AllowRSA15         bool
 	NewAuditLog        bool
+	AuditFolder        string
 	Stdin              io.Reader
 	Stdout, Stderr     io.Writer
 	// Prompt asks a person at a terminal for a passphrase; nil where there is no terminal.
@@ -205,6 +206,7 @@ func loadConfig(o Options) (Config, error) {
 		c.HSMs = o.HSMs
 	}
 	c.AllowRSA15 = c.AllowRSA15 || o.AllowRSA15
+	override(&c.Audit.Folder, o.AuditFolder, c.Audit.Folder)
 	if c.Data == "" {
 		return c, fmt.Errorf("no data folder: give --data DIR, or data in the configuration")
 	}
