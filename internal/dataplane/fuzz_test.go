@@ -97,6 +97,7 @@ func FuzzRoleDefinition(f *testing.F) {
 func FuzzRoleAssignment(f *testing.F) {
 	fuzzBody(f, "PUT", "/providers/Microsoft.Authorization/roleAssignments/{id}", func(*fixture) {})
 }
+func FuzzSetting(f *testing.F) { fuzzBody(f, "PATCH", "/settings/{id}", func(*fixture) {}) }
 func FuzzRotationPolicy(f *testing.F) {
 	fuzzBody(f, "PUT", "/keys/{name}/rotationpolicy", func(*fixture) {})
 }
