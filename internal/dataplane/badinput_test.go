@@ -114,6 +114,7 @@ func (f *fixture) goodBodies(t testing.TB) map[[2]string]request {
 	good := map[[2]string]request{
 		{"POST", "/securitydomain/download"}:   {hsm: "empty", body: jsonOf(certificates)},
 		{"POST", "/securitydomain/upload"}:     {hsm: "waiting", body: quote(transfer(t, sd, waiting, nil))},
+		{"PATCH", "/settings/{id}"}:            {path: "/settings/AllowKeyManagementOperationsThroughARM", body: `{"value":"true"}`},
 		{"POST", "/rng"}:                       {body: `{"count":8}`},
 		{"POST", "/keys/restore"}:              {body: quote(backup)},
 		{"PATCH", "/settings/{id}"}:            {path: "/settings/AllowKeyManagementOperationsThroughARM", body: `{"value":"true"}`},

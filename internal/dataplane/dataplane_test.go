@@ -67,6 +67,9 @@ type fixture struct {
 	// authority signs attestation tokens of authorityURL.
 	authority *ecdsa.PrivateKey
 	admin     string // see bearer
+	// logs is what the HSM and its data plane have logged from level on, which is nothing unless a test sets it.
+	logs  bytes.Buffer
+	level slog.LevelVar
 }
 
 // configure has the requests from now on answered under a changed configuration.
@@ -99,6 +102,8 @@ func newFixtureWith(t testing.TB, options []software.Option, hsms ...string) *fi
 		t.Fatal(err)
 	}
 	clock := func() time.Time { return f.now }
+	f.level.Set(slog.LevelError + 1000)
+	log := slog.New(slog.NewTextHandler(&f.logs, &slog.HandlerOptions{Level: &f.level}))
 	verifier, err := access.NewVerifier([]access.Issuer{{URL: issuerURL, Keys: &oidc.StaticKeySet{PublicKeys: []crypto.PublicKey{key.Public()}}, Algorithms: []string{oidc.ES256}}}, clock)
 	if err != nil {
 		t.Fatal(err)
@@ -114,7 +119,7 @@ func newFixtureWith(t testing.TB, options []software.Option, hsms ...string) *fi
 	if err != nil {
 		t.Fatal(err)
 	}
-	f.service = hsm.New(hsm.Config{Store: f.store, Seal: sl, Authorizer: access.NewAuthorizer(f.store, sl), Now: clock, Rand: rand.Reader, Log: slog.New(slog.DiscardHandler), ExchangeBits: 2048, Attestations: attestations,
+	f.service = hsm.New(hsm.Config{Store: f.store, Seal: sl, Authorizer: access.NewAuthorizer(f.store, sl), Now: clock, Rand: rand.Reader, Log: log, ExchangeBits: 2048, Attestations: attestations,
 		OpenEngine: func(w, b secret.Bytes) (engine.Engine, error) { return software.New(w, b, rand.Reader, options...) }})
 	t.Cleanup(f.service.Close)
 	for _, name := range hsms {
@@ -122,7 +127,7 @@ func newFixtureWith(t testing.TB, options []software.Option, hsms ...string) *fi
 			t.Fatal(err)
 		}
 	}
-	f.config = dataplane.Config{HSMs: f.service, Verifier: verifier, Authorization: issuerURL + "/tenant", Region: "local", Log: slog.New(slog.DiscardHandler), Now: clock}
+	f.config = dataplane.Config{HSMs: f.service, Verifier: verifier, Authorization: issuerURL + "/tenant", Region: "local", Log: log, Now: clock}
 	f.configure(func(*dataplane.Config) {})
 	return f
 }
@@ -194,6 +199,18 @@ func (f *fixture) snapshot() string {
 	_ = f.store.View(context.Background(), func(r store.Reader) error {
 		for k, v := range r.Scan("", "") {
 			fmt.Fprintf(&b, "%s=%x\n", k, v)
+		}
+		return nil
+	})
+	return b.String()
+}
+
+// raw is the values of all records, as they are.
+func (f *fixture) raw() string {
+	var b strings.Builder
+	_ = f.store.View(context.Background(), func(r store.Reader) error {
+		for _, v := range r.Scan("", "") {
+			b.Write(v)
 		}
 		return nil
 	})
