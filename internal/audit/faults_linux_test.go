@@ -332,6 +332,23 @@ func TestTornAtEveryByte(t *testing.T) {
 	}
 }
 
+// What was torn is longer than the record that says so: nothing of it is left behind, also when nothing more is written.
+func TestLongTornEnd(t *testing.T) {
+	dir, _ := unsealed(t)
+	file := lastSegment(t, dir)
+	whole := readFile(t, file)
+	torn := bytes.Repeat([]byte("x"), 100_000)
+	writeFile(t, file, append(bytes.Clone(whole), torn...))
+	l := mustOpen(t, dir, testOptions())
+	if now := readFile(t, file); !bytes.HasPrefix(now, whole) || bytes.Contains(now, []byte("xx")) || now[len(now)-1] != '\n' {
+		t.Errorf("%d bytes after opening, and the whole lines were %d", len(now), len(whole))
+	}
+	mustClose(t, l)
+	if r := sound(t, dir, 10, serverKey.Public()); r.Torn != 0 || r.Recovered != 1 {
+		t.Errorf("result %+v", r)
+	}
+}
+
 // What a crash cannot have left is no reason to cut: more than one batch, or a checkpoint behind it.
 func TestNotACrash(t *testing.T) {
 	whole, from := unsealed(t)
