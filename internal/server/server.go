@@ -411,7 +411,7 @@ func (s *Server) populate(ctx context.Context) error {
 			s.client.secret = readSecret(s.envPath, app.ClientID)
 			if s.client.secret.IsZero() && s.dev {
 				// The file was lost. In development it is simply made again.
-				if s.client.secret, err = s.issuer.ResetSecret(ctx, app.ClientID); err != nil {
+				if s.client.secret, err = s.issuer.ResetSecret(ctx, app.ClientID, false); err != nil {
 					return err
 				}
 			}
