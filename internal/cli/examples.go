@@ -32,6 +32,10 @@ var examples = map[string][]string{
 	"hsm delete":             {"strongroom hsm delete gamma --confirm gamma"},
 	"hsm recover":            {"strongroom hsm recover gamma"},
 	"hsm purge":              {"strongroom hsm purge gamma --confirm gamma"},
+	"identity app create":    {"strongroom identity app create ci --data ./data", "strongroom identity app create ci --config /etc/strongroom/config.toml --secret-out ci.secret"},
+	"identity app list":      {"strongroom identity app list --data ./data --output json"},
+	"identity app rotate":    {"strongroom identity app rotate ci --data ./data --revoke-tokens"},
+	"identity app delete":    {"strongroom identity app delete ci --data ./data"},
 	"login":                  {"strongroom login --profile lab", "strongroom login --url alpha --client-secret-file lab.secret"},
 	"version":                {"strongroom version"},
 }

@@ -243,7 +243,7 @@ func (d *Directory) FindApplication(ctx context.Context, nameOrID string) (App, 
 			return a, nil
 		}
 	}
-	return App{}, failure.New(failure.NotFound, "there is no application of that name or client ID")
+	return App{}, failure.Coded(failure.NotFound, "ApplicationNotFound", "there is no application of that name or client ID")
 }
 
 func (d *Directory) list(r store.Reader) ([]App, error) {
