@@ -374,6 +374,22 @@ func TestAdminWithoutTheEmbeddedIssuer(t *testing.T) {
 	}
 }
 
+// Covers A10: the warning that the embedded issuer is on is not one of the first start only.
+func TestTheEmbeddedIssuerSaysSoAtEveryStart(t *testing.T) {
+	dir := t.TempDir()
+	config := writeFile(t, filepath.Join(t.TempDir(), "c.toml"), fmt.Sprintf("data = %q\n[identity]\nembedded = true\n", dir))
+	for name, o := range map[string]Options{"development": {Dev: true, DataDir: t.TempDir()}, "production": {ConfigFile: config, DataDir: dir}} {
+		env := map[bool]string{true: devEnv, false: administratorEnv}[o.Dev]
+		for start := range 3 {
+			r := begin(t, o, env)
+			if log := r.stderr.String(); strings.Count(log, `"level":"WARN","msg":"the embedded token issuer is on`) != 1 {
+				t.Errorf("%s, start %d: no warning, or not one\n%s", name, start+1, log)
+			}
+			r.stop()
+		}
+	}
+}
+
 // Opening a stopped server's data makes nothing and guesses nothing.
 func TestOpenAdminRefuses(t *testing.T) {
 	dir, elsewhere := t.TempDir(), t.TempDir()

@@ -139,7 +139,7 @@ func (p *provider) token(change ...func(*state)) string {
 	}
 	defer p.set(func(s *state) { *s = before })
 	form := url.Values{"grant_type": {"client_credentials"}, "client_id": {providerClient}, "client_secret": {providerSecret}, "scope": {"openid"}}
-	endpoint := p.discovered("token_endpoint")
+	endpoint := discovered(p.t, p.Client(), p.URL, "token_endpoint")
 	resp, err := p.Client().PostForm(endpoint, form)
 	if err != nil {
 		p.t.Fatal(err)
@@ -155,17 +155,17 @@ func (p *provider) token(change ...func(*state)) string {
 	return answer.Token
 }
 
-// discovered is a member of the provider's discovery document.
-func (p *provider) discovered(member string) string {
-	p.t.Helper()
-	resp, err := p.Client().Get(p.URL + "/.well-known/openid-configuration")
+// discovered is a member of an issuer's discovery document.
+func discovered(t *testing.T, client *http.Client, issuer, member string) string {
+	t.Helper()
+	resp, err := client.Get(issuer + "/.well-known/openid-configuration")
 	if err != nil {
-		p.t.Fatal(err)
+		t.Fatal(err)
 	}
 	defer resp.Body.Close()
 	var document map[string]any
 	if err := json.NewDecoder(resp.Body).Decode(&document); err != nil {
-		p.t.Fatal(err)
+		t.Fatal(err)
 	}
 	value, _ := document[member].(string)
 	return value

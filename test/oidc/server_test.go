@@ -41,8 +41,20 @@ type process struct {
 	t      *testing.T
 	base   string // https://127.0.0.1:PORT
 	hsm    string // https://vault1.managedhsm.localhost:PORT
-	log    *harness.Log
+	data   string // its data folder
+	log    logFile
 	client *http.Client
+}
+
+// logFile is what the server writes to stderr. It is a file, so that all that the server has written is there.
+type logFile string
+
+func (l logFile) String() string {
+	text, err := os.ReadFile(string(l))
+	if err != nil {
+		return err.Error()
+	}
+	return string(text)
 }
 
 // startProcess runs a server whose machine trusts the provider's certificate. config stands before the [[issuer]].
@@ -57,10 +69,15 @@ func startProcess(t *testing.T, p *provider, config, issuer string) *process {
 			t.Fatal(err)
 		}
 	}
-	s := &process{t: t, log: &harness.Log{}}
+	s := &process{t: t, data: data, log: logFile(filepath.Join(dir, "log"))}
+	stderr, err := os.Create(string(s.log))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stderr.Close()
 	cmd := exec.Command(binary, "serve", "--config", file)
 	cmd.Env = append(os.Environ(), "SSL_CERT_FILE="+roots)
-	cmd.Stderr = s.log
+	cmd.Stderr = stderr
 	stdout, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -178,7 +195,7 @@ func TestServerWithTwoIssuers(t *testing.T) {
 	s := startProcess(t, p, fmt.Sprintf("administrators = [\"corp:%s\"]\n[identity]\nembedded = true", admin), `principal_prefix = "corp"`)
 	s.want("the provider's administrator", p.token(func(st *state) { st.subject = admin }), 200)
 	// Whoever is the embedded issuer's administrator there is nobody here.
-	raw, err := os.ReadFile(filepath.Join(filepath.Dir(s.envFile()), "administrator.env"))
+	raw, err := os.ReadFile(filepath.Join(s.data, "administrator.env"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -192,17 +209,6 @@ func TestServerWithTwoIssuers(t *testing.T) {
 	if !strings.Contains(s.log.String(), "the embedded token issuer is on") {
 		t.Error("the log does not say that the embedded issuer is on")
 	}
-}
-
-// envFile is the environment file that the log names.
-func (s *process) envFile() string {
-	s.t.Helper()
-	_, rest, found := strings.Cut(s.log.String(), `"msg":"credentials and addresses","file":"`)
-	path, _, _ := strings.Cut(rest, `"`)
-	if !found {
-		s.t.Fatalf("the log names no environment file\n%s", s.log)
-	}
-	return path
 }
 
 // A provider that is down does not keep a server from starting. Its tokens are answered 503, for a while.
