@@ -1,6 +1,7 @@
 package access
 
 import (
+	"context"
 	"crypto/sha256"
 	"slices"
 	"sync"
@@ -28,7 +29,7 @@ func generationOf(keys any) uint64 {
 // let strangers fill it.
 //
 // An entry is good for the keys that it was verified with, and only says what does not change: times and audience are
-// compared at every use. There are two maps; when the young one is full it becomes the old one, whose entries come
+// compared at every use, and an issuer that can call tokens back is asked when it may have done so ([Standing]). There are two maps; when the young one is full it becomes the old one, whose entries come
 // back when they are used, so what goes is what was not used for longest, about.
 type tokenCache struct {
 	most int // entries of each map
@@ -46,6 +47,9 @@ type remembered struct {
 	notBefore, expires time.Time
 	keys               any    // the issuer's key set
 	generation         uint64 // of keys, before the signature was checked
+	standing           Standing
+	issued             Issued
+	stood              stood
 }
 
 func newTokenCache(most int) *tokenCache {
@@ -100,7 +104,7 @@ func (c *tokenCache) drop(id tokenID, r *remembered) {
 
 // recall answers from the cache if everything that can have changed since the token was verified still holds.
 // Otherwise the token goes the whole way, which also finds the words for a refusal.
-func (v *Verifier) recall(id tokenID, audiences []string) (Caller, bool) {
+func (v *Verifier) recall(ctx context.Context, id tokenID, audiences []string) (Caller, bool) {
 	r := v.seen.get(id)
 	if r == nil {
 		return Caller{}, false
@@ -112,6 +116,18 @@ func (v *Verifier) recall(id tokenID, audiences []string) (Caller, bool) {
 	}
 	if tooEarly(now, r.notBefore) || !meant(r.audiences, audiences) {
 		return Caller{}, false
+	}
+	if r.standing == nil {
+		return r.caller, true
+	}
+	if g := r.standing.Generation(); !r.stood.holds(g, now) {
+		if r.standing.Check(ctx, r.issued) != nil {
+			v.seen.drop(id, r)
+			return Caller{}, false
+		}
+		again := *r
+		again.stood = stood{g, now}
+		v.seen.put(id, &again)
 	}
 	return r.caller, true
 }

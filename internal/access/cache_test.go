@@ -22,10 +22,14 @@ type spy struct {
 	oidc.KeySet
 	checks atomic.Int64
 	gen    atomic.Uint64
+	during func() // runs in the middle of each check
 }
 
 func (s *spy) VerifySignature(ctx context.Context, jwt string) ([]byte, error) {
 	s.checks.Add(1)
+	if s.during != nil {
+		s.during()
+	}
 	return s.KeySet.VerifySignature(ctx, jwt)
 }
 

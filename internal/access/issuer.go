@@ -42,6 +42,9 @@ type Issuer struct {
 	// name, so turn it on only where the issuer makes the values itself (object IDs), and never where people
 	// choose them (names): whoever could call a group as he likes could call it like an administrator.
 	Groups bool
+
+	// Standing tells whether tokens that are out still count. Nil: they do, until they expire.
+	Standing Standing
 }
 
 // principal is the name here of what the issuer calls name.

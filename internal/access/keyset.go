@@ -39,7 +39,10 @@ type remoteKeys struct {
 	running chan struct{}     // closed when the reading under way ends; nil: none is
 }
 
-var _ oidc.KeySet = (*remoteKeys)(nil)
+var (
+	_ oidc.KeySet = (*remoteKeys)(nil)
+	_ gated       = (*remoteKeys)(nil)
+)
 
 func newRemoteKeys(c IssuerConfig) *remoteKeys {
 	k := &remoteKeys{issuer: c.URL, algorithms: c.Algorithms, now: c.Now, log: c.Log, timeout: fetchTimeout}
@@ -67,6 +70,12 @@ var (
 // if the token's key is not among those that are there. It reports failure.Unavailable if it cannot know whether
 // the token is good: no key that is there verifies it, and the last reading failed.
 func (k *remoteKeys) VerifySignature(ctx context.Context, jwt string) ([]byte, error) {
+	return k.verifySignature(ctx, jwt, nil)
+}
+
+// verifySignature implements gated: it passes the gate for each check, and not while it waits for the network, so that
+// an issuer that is slow holds up nobody else's tokens.
+func (k *remoteKeys) verifySignature(ctx context.Context, jwt string, g *gate) ([]byte, error) {
 	algorithms := make([]jose.SignatureAlgorithm, len(k.algorithms))
 	for i, a := range k.algorithms {
 		algorithms[i] = jose.SignatureAlgorithm(a)
@@ -76,38 +85,51 @@ func (k *remoteKeys) VerifySignature(ctx context.Context, jwt string) ([]byte, e
 		return nil, errors.New("the token is not a JWT with one signature")
 	}
 	keys, _ := k.cached()
-	payload, err := verify(jws, keys)
+	payload, err := verify(ctx, jws, keys, g)
 	// A key that is known by its kid is the one: reading again cannot make the signature hold. A token without kid
 	// that does not verify may be from a key that is new.
 	named := jws.Signatures[0].Header.KeyID != ""
-	if err == nil || named && errors.Is(err, errSignature) {
+	if err == nil || named && errors.Is(err, errSignature) || errors.Is(err, failure.Unavailable) {
 		return payload, err
 	}
 	if err := k.refresh(ctx); err != nil {
 		return nil, err
 	}
 	keys, unread := k.cached()
-	payload, err = verify(jws, keys)
-	if err != nil && unread != nil {
+	payload, err = verify(ctx, jws, keys, g)
+	if err != nil && unread != nil && !errors.Is(err, failure.Unavailable) {
 		return nil, failure.Wrap(failure.Unavailable, unread, "the keys of the token's issuer cannot be read now, so nobody can tell whether the token is good; try again in a minute")
 	}
 	return payload, err
 }
 
-// verify tries the keys with the token's kid, or all if it has none, that are for its algorithm.
-func verify(jws *jose.JSONWebSignature, keys []jose.JSONWebKey) ([]byte, error) {
-	header, err := jws.Signatures[0].Header, errNoSuchKey
+// verify tries the keys with the token's kid, or all if it has none, that are for its algorithm. It passes the gate if
+// there is such a key. It reports failure.Unavailable only for the gate.
+func verify(ctx context.Context, jws *jose.JSONWebSignature, keys []jose.JSONWebKey, g *gate) (payload []byte, err error) {
+	header := jws.Signatures[0].Header
+	var candidates []*jose.JSONWebKey
 	for i := range keys {
-		key := &keys[i]
-		if header.KeyID != "" && header.KeyID != key.KeyID || !fits(key, header.Algorithm) {
-			continue
+		if key := &keys[i]; (header.KeyID == "" || header.KeyID == key.KeyID) && fits(key, header.Algorithm) {
+			candidates = append(candidates, key)
 		}
-		if payload, failed := jws.Verify(key); failed == nil {
-			return payload, nil
-		}
-		err = errSignature
 	}
-	return nil, err
+	if len(candidates) == 0 {
+		return nil, errNoSuchKey
+	}
+	busy := g.do(ctx, func() {
+		err = errSignature
+		for _, key := range candidates {
+			var failed error
+			if payload, failed = jws.Verify(key); failed == nil {
+				err = nil
+				return
+			}
+		}
+	})
+	if busy != nil {
+		return nil, busy
+	}
+	return payload, err
 }
 
 // cached returns the keys that are there, and why the last reading failed. Keys that have grown old are read again

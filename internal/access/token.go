@@ -43,6 +43,7 @@ type Verifier struct {
 	now     func() time.Time
 	seen    *tokenCache
 	counts  counts
+	gate    *gate
 }
 
 // NewVerifier returns a verifier for the issuers. It refuses what is a mistake in the configuration: an issuer
@@ -50,7 +51,7 @@ type Verifier struct {
 // prefix for two issuers. Issuers that share one key set (the same instance) are one issuer under several URLs,
 // and may share a prefix.
 func NewVerifier(issuers []Issuer, now func() time.Time) (*Verifier, error) {
-	v := &Verifier{issuers: map[string]Issuer{}, now: now, seen: newTokenCache(maxTokens)}
+	v := &Verifier{issuers: map[string]Issuer{}, now: now, seen: newTokenCache(maxTokens), gate: newGate(checksAtOnce(), maxWaiting)}
 	for _, i := range issuers {
 		switch {
 		case i.URL == "":
@@ -83,15 +84,18 @@ func NewVerifier(issuers []Issuer, now func() time.Time) (*Verifier, error) {
 // signature of a configured issuer, with a key and an algorithm of that issuer; iss, aud, exp and nbf present;
 // one of audiences in aud; and the time between nbf and exp, give or take [Skew]. Audiences are compared as URLs: case of the
 // host, port 443 and one trailing slash make no difference. Every refusal is failure.Unauthorized; a token that
-// cannot be judged now, because its issuer's keys cannot be read, is failure.Unavailable.
+// cannot be judged now, because its issuer's keys cannot be read or too many others are being judged, is
+// failure.Unavailable.
 //
-// A token that was verified before is remembered by its hash, as long as its issuer's keys are those that verified it.
+// A token that was verified before is remembered by its hash, as long as its issuer's keys are those that verified it,
+// and does not wait for others. One that its issuer has called back stops within a minute, mostly at once: see
+// [Standing].
 func (v *Verifier) Verify(ctx context.Context, raw string, audiences []string) (Caller, error) {
 	if len(raw) > MaxToken {
 		return Caller{}, refuse("the token is larger than %d bytes", MaxToken)
 	}
 	id := idOfToken(raw)
-	if caller, ok := v.recall(id, audiences); ok {
+	if caller, ok := v.recall(ctx, id, audiences); ok {
 		v.counts.remembered.Add(1)
 		return caller, nil
 	}
@@ -147,13 +151,24 @@ func (v *Verifier) verify(ctx context.Context, raw string, audiences []string) (
 		return nil, err
 	}
 	r.keys, r.generation = from.Keys, generation
+	if from.Standing != nil {
+		if r.issued.Series, err = series(claims); err != nil {
+			return nil, err
+		}
+		r.issued.AppID = r.caller.AppID
+		// The generation first, as with the keys.
+		r.standing, r.stood = from.Standing, stood{from.Standing.Generation(), v.now()}
+		if err := from.Standing.Check(ctx, r.issued); err != nil {
+			return nil, err
+		}
+	}
 	return r, nil
 }
 
 // verifySignature has go-oidc check signature, iss and exp. go-oidc passes on only the text of a key set's error,
 // and this package does not decide by texts, so the error is noted on its way.
 func (v *Verifier) verifySignature(ctx context.Context, from Issuer, raw string) (*oidc.IDToken, error) {
-	keys := &notedKeys{KeySet: from.Keys}
+	keys := &notedKeys{KeySet: from.Keys, gate: v.gate}
 	token, err := oidc.NewVerifier(from.URL, keys, &oidc.Config{
 		SupportedSigningAlgs: from.Algorithms,
 		SkipClientIDCheck:    true, // audiences are compared in judge, as URLs
@@ -167,14 +182,21 @@ func (v *Verifier) verifySignature(ctx context.Context, from Issuer, raw string)
 	return token, err
 }
 
-// notedKeys remembers the error of the one verification that it is for.
+// notedKeys remembers the error of the one verification that it is for, and sees to it that it waits its turn.
 type notedKeys struct {
 	oidc.KeySet
-	err error
+	gate *gate
+	err  error
 }
 
 func (n *notedKeys) VerifySignature(ctx context.Context, jwt string) (payload []byte, err error) {
-	payload, n.err = n.KeySet.VerifySignature(ctx, jwt)
+	if keys, ok := n.KeySet.(gated); ok {
+		payload, n.err = keys.verifySignature(ctx, jwt, n.gate)
+		return payload, n.err
+	}
+	if busy := n.gate.do(ctx, func() { payload, n.err = n.KeySet.VerifySignature(ctx, jwt) }); busy != nil {
+		n.err = busy
+	}
 	return payload, n.err
 }
 

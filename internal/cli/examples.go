@@ -65,6 +65,10 @@ var examples = map[string][]string{
 	"audit prove":            {"strongroom audit prove 17 ./data --out proof-17.json"},
 	"audit check-proof":      {"strongroom audit check-proof proof-17.json --key audit.pem"},
 	"audit checkpoint":       {"strongroom audit checkpoint ./data --out kept.txt"},
+	"identity app create":    {"strongroom identity app create ci --data ./data", "strongroom identity app create ci --config /etc/strongroom/config.toml --secret-out ci.secret"},
+	"identity app list":      {"strongroom identity app list --data ./data --output json"},
+	"identity app rotate":    {"strongroom identity app rotate ci --data ./data --revoke-tokens"},
+	"identity app delete":    {"strongroom identity app delete ci --data ./data"},
 	"login":                  {"strongroom login --profile lab", "strongroom login --url alpha --client-secret-file lab.secret"},
 	"version":                {"strongroom version"},
 }

@@ -167,7 +167,7 @@ func (i *Issuer) grant(w http.ResponseWriter, r *http.Request, base string, f fo
 	}
 	payload, err := json.Marshal(map[string]any{
 		"iss": f.issuer(base, i.cfg.Tenant), "aud": audience, "sub": app.ObjectID, "oid": app.ObjectID,
-		"appid": app.ClientID, "azp": app.ClientID, "tid": i.cfg.Tenant, "name": app.Name, "idtyp": "app", "ver": f.ver,
+		"appid": app.ClientID, "azp": app.ClientID, "series": app.series, "tid": i.cfg.Tenant, "name": app.Name, "idtyp": "app", "ver": f.ver,
 		"iat": now.Unix(), "nbf": now.Unix(), "exp": now.Add(TokenLifetime).Unix(), "jti": id.String(),
 	})
 	if err != nil {

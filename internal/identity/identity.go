@@ -28,11 +28,11 @@ import (
 	"strongroom/internal/store"
 )
 
-// TokenLifetime is how long an access token is good. There is no way to call one back; roles are taken away
-// instead, which works at once.
+// TokenLifetime is how long an access token is good, unless its application is deleted or its tokens are called back
+// before.
 const TokenLifetime = time.Hour
 
-// Config is what the issuer stands on. All fields but Attestation are required.
+// Config is what the issuer stands on. All fields but Attestation are required, but for what [OpenDirectory] says.
 type Config struct {
 	// BaseURLs are the ways to reach this server, "https://host[:port]" without a path. A request is answered in the
 	// terms of the base URL it came by, because clients compare; the first one serves all other hosts.
@@ -48,9 +48,9 @@ type Config struct {
 	Attestation bool
 }
 
-// Issuer issues tokens. Safe for concurrent use.
+// Issuer issues tokens. Safe for concurrent use. Close ends it.
 type Issuer struct {
-	cfg     Config
+	*Directory
 	key     signingKey
 	decoy   decoy
 	failing *failures
@@ -82,7 +82,7 @@ func Open(ctx context.Context, cfg Config) (*Issuer, error) {
 	if err != nil {
 		return nil, err
 	}
-	i := &Issuer{cfg: cfg, key: key, decoy: d, failing: newFailures(cfg.Now)}
+	i := &Issuer{Directory: OpenDirectory(cfg), key: key, decoy: d, failing: newFailures(cfg.Now)}
 	if cfg.Attestation {
 		if i.attest, err = openAttestation(ctx, cfg, i.Issuers()); err != nil {
 			return nil, err
@@ -92,13 +92,13 @@ func Open(ctx context.Context, cfg Config) (*Issuer, error) {
 }
 
 // Issuers returns every name under which this issuer's tokens appear, with its key, for access.NewVerifier. The
-// key is handed over in memory: the server does not ask itself over HTTP.
+// key is handed over in memory: the server does not ask itself over HTTP. Nor for whether an application is still there.
 func (i *Issuer) Issuers() []access.Issuer {
 	keys := &oidc.StaticKeySet{PublicKeys: []crypto.PublicKey{i.key.public}}
 	var list []access.Issuer
 	for _, base := range i.cfg.BaseURLs {
 		for _, f := range forms {
-			list = append(list, access.Issuer{URL: f.issuer(base, i.cfg.Tenant), Keys: keys, Algorithms: []string{oidc.ES256}})
+			list = append(list, access.Issuer{URL: f.issuer(base, i.cfg.Tenant), Keys: keys, Algorithms: []string{oidc.ES256}, Standing: i.Directory})
 		}
 	}
 	return list

@@ -586,7 +586,7 @@ func TestApplications(t *testing.T) {
 			t.Errorf("%s: %v, want BadParameter", name, err)
 		}
 	}
-	fresh, err := f.issuer.ResetSecret(ctx, strings.ToUpper(f.app.ClientID))
+	fresh, err := f.issuer.ResetSecret(ctx, strings.ToUpper(f.app.ClientID), false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -611,7 +611,7 @@ func TestApplications(t *testing.T) {
 	if err := f.issuer.DeleteApplication(ctx, f.app.ClientID); !errors.Is(err, failure.NotFound) {
 		t.Errorf("deleted twice: %v, want NotFound", err)
 	}
-	if _, err := f.issuer.ResetSecret(ctx, "x"); !errors.Is(err, failure.NotFound) {
+	if _, err := f.issuer.ResetSecret(ctx, "x", false); !errors.Is(err, failure.NotFound) {
 		t.Errorf("reset of nothing: %v, want NotFound", err)
 	}
 }

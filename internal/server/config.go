@@ -171,9 +171,9 @@ func (c Config) auditFolder() string {
 // maxRequests bounds the limits of requests at once.
 const maxRequests = 100_000
 
-// loadConfig merges file, options and defaults, and refuses what cannot work before anything is touched.
-func loadConfig(o Options) (Config, error) {
-	c := Config{LockMemory: !o.Dev}
+// readConfig reads the file, if one is named.
+func readConfig(o Options) (c Config, err error) {
+	c.LockMemory = !o.Dev
 	if o.ConfigFile != "" {
 		meta, err := toml.DecodeFile(o.ConfigFile, &c)
 		if mistake, is := errors.AsType[toml.ParseError](err); is {
@@ -186,6 +186,51 @@ func loadConfig(o Options) (Config, error) {
 		if unknown := meta.Undecoded(); len(unknown) > 0 {
 			return c, fmt.Errorf("configuration %s: unknown setting %q; see docs/operations.md for those there are", o.ConfigFile, unknown[0].String())
 		}
+	}
+	return c, nil
+}
+
+// dataConfig is what a command needs that works on the data of a server which does not run: where database and seal are.
+// The rest of the file counts only in that its names must be known.
+func dataConfig(o Options) (Config, error) {
+	c, err := readConfig(o)
+	if err != nil {
+		return c, err
+	}
+	if o.DataDir != "" {
+		c.Data = o.DataDir
+	}
+	if o.SealPassphraseFile != "" {
+		c.Seal.PassphraseFile = o.SealPassphraseFile
+	}
+	if c.Data == "" {
+		return c, fmt.Errorf("no data folder: give --data DIR, or data in the configuration")
+	}
+	return c, c.findSeal()
+}
+
+// findSeal completes the settings of the seal.
+func (c *Config) findSeal() error {
+	switch c.Seal.Kind {
+	case "":
+		if c.Seal.PassphraseFile != "" {
+			c.Seal.Kind = "passphrase"
+		}
+	case "file", "passphrase":
+	default:
+		return fmt.Errorf("seal kind %q is not known: use file or passphrase", c.Seal.Kind)
+	}
+	if c.Seal.File == "" {
+		c.Seal.File = filepath.Join(c.Data, "seal.json")
+	}
+	return nil
+}
+
+// loadConfig merges file, options and defaults, and refuses what cannot work before anything is touched.
+func loadConfig(o Options) (Config, error) {
+	c, err := readConfig(o)
+	if err != nil {
+		return c, err
 	}
 	override := func(target *string, values ...string) {
 		for _, v := range values {
@@ -261,14 +306,8 @@ func loadConfig(o Options) (Config, error) {
 	if (c.TLS.Certificate == "") != (c.TLS.Key == "") {
 		return c, fmt.Errorf("tls needs both certificate and key, or neither")
 	}
-	switch c.Seal.Kind {
-	case "":
-		if c.Seal.PassphraseFile != "" {
-			c.Seal.Kind = "passphrase"
-		}
-	case "file", "passphrase":
-	default:
-		return c, fmt.Errorf("seal kind %q is not known: use file or passphrase", c.Seal.Kind)
+	if err := c.findSeal(); err != nil {
+		return c, err
 	}
 	if err := checkAuthorities(c); err != nil {
 		return c, err
@@ -292,9 +331,6 @@ func loadConfig(o Options) (Config, error) {
 		if ip := net.ParseIP(host); !c.Metrics.Exposed && (ip == nil || !ip.IsLoopback()) {
 			return c, fmt.Errorf("[metrics] listen %q is not a loopback address, and metrics are plain HTTP without a token; listen on 127.0.0.1, or set exposed = true where the network around it is trusted", c.Metrics.Listen)
 		}
-	}
-	if c.Seal.File == "" {
-		c.Seal.File = filepath.Join(c.Data, "seal.json")
 	}
 	c.HSMDomain = strings.ToLower(strings.Trim(c.HSMDomain, "."))
 	return c, nil

@@ -11,6 +11,12 @@ import (
 	"strongroom/secret"
 )
 
+// The files of a server's own credentials, in its data folder.
+const (
+	devEnv           = "dev.env"
+	administratorEnv = "administrator.env"
+)
+
 // environment is what a client needs to reach a server and sign in, as lines NAME=VALUE that a shell can source.
 type environment struct {
 	authority, tenant string

@@ -132,10 +132,16 @@ func Run(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	defer s.authorizer.Close()
+	if s.issuer != nil {
+		defer s.issuer.Close()
+	}
 	defer s.hsms.Close()
 	if err := s.populate(ctx); err != nil {
 		return err
 	}
+	// Before the environment file: whoever has seen that can use the socket.
+	stopAdmin := s.serveAdmin(ctx)
+	defer stopAdmin()
 	if err := s.reconcile(ctx); err != nil {
 		return err
 	}
@@ -456,12 +462,12 @@ const defaultGroup = "strongroom"
 func (s *Server) populate(ctx context.Context) error {
 	admins := s.cfg.Administrators
 	if s.issuer != nil {
-		name := "administrator.env"
+		name := administratorEnv
 		if s.dev {
-			name = "dev.env"
+			name = devEnv
 		}
 		s.envPath = filepath.Join(s.cfg.Data, name)
-		app, fresh, created, err := s.issuer.EnsureApplication(ctx, "administrator")
+		app, fresh, created, err := s.issuer.EnsureApplication(ctx, administratorName)
 		if err != nil {
 			return err
 		}
@@ -470,7 +476,7 @@ func (s *Server) populate(ctx context.Context) error {
 			s.client.secret = readSecret(s.envPath, app.ClientID)
 			if s.client.secret.IsZero() && s.dev {
 				// The file was lost. In development it is simply made again.
-				if s.client.secret, err = s.issuer.ResetSecret(ctx, app.ClientID); err != nil {
+				if s.client.secret, err = s.issuer.ResetSecret(ctx, app.ClientID, false); err != nil {
 					return err
 				}
 			}
