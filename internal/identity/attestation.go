@@ -21,6 +21,7 @@ import (
 
 	"strongroom/internal/access"
 	"strongroom/internal/failure"
+	"strongroom/internal/record"
 	"strongroom/internal/strictjson"
 	"strongroom/secret"
 )
@@ -122,11 +123,12 @@ type attestResponse struct {
 }
 
 // attestFor answers a request for an attestation token.
-func (i *Issuer) attestFor(w http.ResponseWriter, r *http.Request, base string) (attestResponse, error) {
+func (i *Issuer) attestFor(w http.ResponseWriter, r *http.Request, base string, c *record.Call) (attestResponse, error) {
 	who, err := i.attestClient(r, base)
 	if err != nil {
 		return attestResponse{}, err
 	}
+	c.Caller = access.Caller{ObjectID: who}
 	request, err := readAttest(w, r)
 	if err != nil {
 		return attestResponse{}, err

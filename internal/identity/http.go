@@ -14,8 +14,10 @@ import (
 
 	"github.com/google/uuid"
 
+	"strongroom/internal/access"
 	"strongroom/internal/api"
 	"strongroom/internal/failure"
+	"strongroom/internal/record"
 	"strongroom/secret"
 )
 
@@ -50,52 +52,75 @@ func (i *Issuer) serve(w http.ResponseWriter, r *http.Request) {
 		write(w, status, body)
 		return
 	}
-	if err := i.answer(w, r, rt, tenant); err != nil {
-		i.refuse(w, r, rt, trace, err)
+	c := &record.Call{Request: trace, Source: record.Source(r.RemoteAddr), Operation: rt.kind.name(), Status: http.StatusOK}
+	began := i.cfg.Now()
+	body, err := i.answer(w, r, rt, tenant, c)
+	var refusal *oauthError
+	if err != nil {
+		refusal = i.refusal(r.Context(), trace, err)
+		c.Status, c.Code = refusal.Status, refusal.Code
 	}
+	// What tells everybody the same, the documents and public keys, is not recorded.
+	if i.records != nil && c.Operation != "" {
+		c.Took = max(0, i.cfg.Now().Sub(began))
+		if failed := i.records.Outcome(context.WithoutCancel(r.Context()), c); failed != nil {
+			refusal = i.refusal(r.Context(), trace, failed)
+		}
+	}
+	if refusal != nil {
+		refuse(w, r, refusal)
+		return
+	}
+	write(w, http.StatusOK, body)
 }
 
-func (i *Issuer) answer(w http.ResponseWriter, r *http.Request, rt route, tenant string) error {
+// name is what records call a route that decides something; "" for the others.
+func (k kind) name() string {
+	switch k {
+	case token:
+		return "IssueToken"
+	case attest:
+		return "IssueAttestation"
+	case authorize:
+		return "Authorize"
+	}
+	return ""
+}
+
+// answer returns the body of a route, and notes in c who it is for.
+func (i *Issuer) answer(w http.ResponseWriter, r *http.Request, rt route, tenant string, c *record.Call) (any, error) {
 	if method := rt.kind.method(); method != "" && r.Method != method && (method != http.MethodGet || r.Method != http.MethodHead) {
 		w.Header().Set("Allow", method)
-		return &oauthError{Status: http.StatusMethodNotAllowed, Code: "invalid_request", Description: "this path takes " + method + " only"}
+		return nil, &oauthError{Status: http.StatusMethodNotAllowed, Code: "invalid_request", Description: "this path takes " + method + " only"}
 	}
 	if strings.HasPrefix(rt.form.prefix, "/{tenant}") && tenant != "" && tenant != i.cfg.Tenant {
-		return invalid("invalid_tenant", "this server has one tenant, "+i.cfg.Tenant+"; use it in the authority")
+		return nil, invalid("invalid_tenant", "this server has one tenant, "+i.cfg.Tenant+"; use it in the authority")
 	}
 	base := i.base(r.Host)
 	switch rt.kind {
 	case discovery:
-		write(w, http.StatusOK, i.document(base, rt.form))
+		return i.document(base, rt.form), nil
 	case keySet:
-		write(w, http.StatusOK, i.key.jwks())
+		return i.key.jwks(), nil
 	case instanceInfo:
 		host := strings.TrimPrefix(base, "https://")
-		write(w, http.StatusOK, map[string]any{
+		return map[string]any{
 			"tenant_discovery_endpoint": v2.at(base, i.cfg.Tenant, "/v2.0/.well-known/openid-configuration"),
 			"api-version":               "1.1",
 			"metadata":                  []any{map[string]any{"preferred_network": host, "preferred_cache": host, "aliases": []string{host}}},
-		})
+		}, nil
 	case authorize:
-		return invalid("unauthorized_client", "this server signs in applications only, with a client ID and secret (az login --service-principal); there are no users and no browser sign-in")
+		return nil, invalid("unauthorized_client", "this server signs in applications only, with a client ID and secret (az login --service-principal); there are no users and no browser sign-in")
 	case token:
-		granted, err := i.grant(w, r, base, rt.form)
-		if err != nil {
-			return err
-		}
-		write(w, http.StatusOK, granted)
+		return i.grant(w, r, base, rt.form, c)
 	case attestDiscovery:
-		write(w, http.StatusOK, i.attest.document(base))
+		return i.attest.document(base), nil
 	case attestKeys:
-		write(w, http.StatusOK, i.attest.jwks())
+		return i.attest.jwks(), nil
 	case attest:
-		attested, err := i.attestFor(w, r, base)
-		if err != nil {
-			return err
-		}
-		write(w, http.StatusOK, attested)
+		return i.attestFor(w, r, base, c)
 	}
-	return nil
+	return nil, failure.New(failure.NoRoute, "there is no such path")
 }
 
 func (k kind) method() string {
@@ -135,7 +160,7 @@ type tokenResponse struct {
 }
 
 // grant answers a client-credentials request (RFC 6749 section 4.4).
-func (i *Issuer) grant(w http.ResponseWriter, r *http.Request, base string, f form) (tokenResponse, error) {
+func (i *Issuer) grant(w http.ResponseWriter, r *http.Request, base string, f form, c *record.Call) (tokenResponse, error) {
 	values, err := readForm(w, r)
 	if err != nil {
 		return tokenResponse{}, err
@@ -155,6 +180,7 @@ func (i *Issuer) grant(w http.ResponseWriter, r *http.Request, base string, f fo
 	if !ok {
 		return tokenResponse{}, i.refuseSignIn(r.Context(), clientID)
 	}
+	c.Caller = access.Caller{ObjectID: app.ObjectID, AppID: app.ClientID, Issuer: f.issuer(base, i.cfg.Tenant)}
 	// The audience comes after the secret: strangers learn nothing from its errors.
 	audience, err := audienceOf(values)
 	if err != nil {
@@ -275,16 +301,20 @@ func (i *Issuer) refuseSignIn(ctx context.Context, clientID string) error {
 	return &oauthError{Status: http.StatusUnauthorized, Code: "invalid_client", Description: "the client ID is unknown or the client secret is wrong; check both, or make a new secret"}
 }
 
-// refuse writes an error in OAuth's form. What is not an oauthError is our own trouble and is told in general.
-func (i *Issuer) refuse(w http.ResponseWriter, r *http.Request, rt route, trace string, err error) {
+// refusal is an error in OAuth's form. What is not an oauthError is our own trouble and is told in general.
+func (i *Issuer) refusal(ctx context.Context, trace string, err error) *oauthError {
 	out, ok := errors.AsType[*oauthError](err)
 	if !ok {
-		i.cfg.Log.ErrorContext(r.Context(), "token request failed", "request", trace, "error", err)
+		i.cfg.Log.ErrorContext(ctx, "token request failed", "request", trace, "error", err)
 		status, body := api.FromFailure(err, "")
 		out = &oauthError{Status: status, Code: "server_error", Description: body.Error.Message}
 	}
 	answer := *out
 	answer.Trace = trace
+	return &answer
+}
+
+func refuse(w http.ResponseWriter, r *http.Request, answer *oauthError) {
 	switch answer.Status {
 	case http.StatusUnauthorized:
 		if _, _, basic := r.BasicAuth(); basic {
@@ -293,7 +323,7 @@ func (i *Issuer) refuse(w http.ResponseWriter, r *http.Request, rt route, trace 
 	case http.StatusTooManyRequests, http.StatusServiceUnavailable:
 		w.Header().Set("Retry-After", strconv.Itoa(int(failureWindow/time.Second)))
 	}
-	write(w, answer.Status, answer)
+	write(w, answer.Status, *answer)
 }
 
 func write(w http.ResponseWriter, status int, body any) {

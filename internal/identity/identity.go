@@ -24,6 +24,7 @@ import (
 	"github.com/google/uuid"
 
 	"strongroom/internal/access"
+	"strongroom/internal/record"
 	"strongroom/internal/seal"
 	"strongroom/internal/store"
 )
@@ -55,6 +56,7 @@ type Issuer struct {
 	decoy   decoy
 	failing *failures
 	attest  *attestation // nil unless Config.Attestation
+	records record.Recorder
 }
 
 // Open returns the issuer over what the store holds, making its signing key on first use. It fails with
@@ -90,6 +92,10 @@ func Open(ctx context.Context, cfg Config) (*Issuer, error) {
 	}
 	return i, nil
 }
+
+// Record has every request for a token recorded from now on, and none answered that cannot be. It comes before the first
+// request, if at all.
+func (i *Issuer) Record(r record.Recorder) { i.records = r }
 
 // Issuers returns every name under which this issuer's tokens appear, with its key, for access.NewVerifier. The
 // key is handed over in memory: the server does not ask itself over HTTP. Nor for whether an application is still there.

@@ -401,6 +401,9 @@ func (s *Server) wire(ctx context.Context) error {
 	if err := s.beginAudit(ctx); err != nil {
 		return err
 	}
+	if s.issuer != nil {
+		s.issuer.Record(s.audit.recorder(audit.PlaneIdentity))
+	}
 	s.verifier = verifier
 	s.metrics = metrics.New(s.sources(s.version))
 	s.data = dataplane.New(dataplane.Config{HSMs: s.hsms, Verifier: verifier, Authorization: s.base + "/" + s.meta.tenant, Region: s.cfg.Location, Log: s.log, Now: time.Now,
