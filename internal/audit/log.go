@@ -47,7 +47,7 @@ type Options struct {
 	Logger *slog.Logger
 
 	// CheckpointRecords and CheckpointAfter bound how many records wait for a checkpoint, and how long the first of them
-	// does. 0: 1024 and 10 s. At most 2048 records.
+	// does. 0: 1024 and 10 s. At most 2560 records.
 	CheckpointRecords int
 	CheckpointAfter   time.Duration
 	// SegmentBytes is the size from which on a new segment is begun. 0: 64 MiB.

@@ -92,8 +92,8 @@ var fields = []field{
 	{name: "request", max: 64, text: func(r *Record) *string { return &r.Request }},
 	{name: "client_request", max: 64, text: func(r *Record) *string { return &r.ClientRequest }},
 	{name: "plane", max: 16, text: func(r *Record) *string { return &r.Plane }},
-	{name: "principal", max: 64, text: func(r *Record) *string { return &r.Principal }},
-	{name: "app", max: 64, text: func(r *Record) *string { return &r.App }},
+	{name: "principal", max: 384, text: func(r *Record) *string { return &r.Principal }}, // with an issuer's prefix: a cut would make two people one
+	{name: "app", max: 256, text: func(r *Record) *string { return &r.App }},
 	{name: "issuer", max: 256, text: func(r *Record) *string { return &r.Issuer }},
 	{name: "source", max: 64, text: func(r *Record) *string { return &r.Source }},
 	{name: "hsm", max: 64, text: func(r *Record) *string { return &r.HSM }},

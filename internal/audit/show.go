@@ -35,7 +35,7 @@ func (f *Filter) match(r *Record) bool {
 		return false
 	}
 	return (f.Since.IsZero() || !r.Time.Before(f.Since)) && (f.Until.IsZero() || r.Time.Before(f.Until)) &&
-		same(f.Principal, 64, r.Principal, r.App) && same(f.HSM, 64, r.HSM, r.HSMName) && same(f.Operation, 64, r.Operation) &&
+		(same(f.Principal, 384, r.Principal) || same(f.Principal, 256, r.App)) && same(f.HSM, 64, r.HSM, r.HSMName) && same(f.Operation, 64, r.Operation) &&
 		same(f.Outcome, 16, r.Outcome) && same(f.Key, 128, r.Key) && same(f.Request, 64, r.Request, r.ClientRequest)
 }
 

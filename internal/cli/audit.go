@@ -152,6 +152,9 @@ func showVerified(t *table, r *audit.Result, keys, kept int) {
 	for _, k := range r.Keys {
 		t.row("signed", fmt.Sprintf("records below %d, in %d checkpoints, by %s", k.Records, k.Checkpoints, k.Name))
 	}
+	if keys > 0 && r.Foreign > 0 {
+		t.row("not signed", fmt.Sprintf("by the given keys: %d checkpoints", r.Foreign))
+	}
 	switch {
 	case !r.OK():
 		t.heading("FOUND")
