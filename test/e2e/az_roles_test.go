@@ -1,7 +1,6 @@
 package e2e_test
 
 import (
-	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -21,10 +20,8 @@ func TestAzRoles(t *testing.T) {
 	}
 	cmd := exec.Command(script)
 	cmd.Dir = t.TempDir()
-	cmd.Env = append(azEnv(t, s, "alpha"), "WORKER="+worker, "MAY="+binary+" access check --url "+s.URL(t, "alpha"))
-	for name, value := range s.Env {
-		cmd.Env = append(cmd.Env, name+"="+value)
-	}
+	cmd.Env = append(s.Environ(), azEnv(t, s, "alpha")...)
+	cmd.Env = append(cmd.Env, "WORKER="+worker, "MAY="+binary+" access check --url "+s.URL(t, "alpha"))
 	out, err := cmd.CombinedOutput()
 	t.Logf("%s", out)
 	if err != nil {
@@ -45,22 +42,5 @@ func TestPythonAccessControl(t *testing.T) {
 	activate(t, s, "gamma")
 	// Debian's own interpreter: another one that comes first on the path would not see Debian's packages.
 	cmd := exec.Command("/usr/bin/python3", "-B", filepath.Join("py", "access_control.py"))
-	for _, line := range os.Environ() { // of the caller's environment, what does not lead it elsewhere
-		name, _, _ := strings.Cut(strings.ToUpper(line), "=")
-		if !strings.HasSuffix(name, "_PROXY") && !strings.HasPrefix(name, "AZURE_") && name != "PYTHONPATH" {
-			cmd.Env = append(cmd.Env, line)
-		}
-	}
-	for name, value := range s.Env {
-		cmd.Env = append(cmd.Env, name+"="+value)
-	}
-	cmd.Env = append(cmd.Env, "HSM_URL="+s.URL(t, "gamma"), "WORKER="+worker, "REQUESTS_CA_BUNDLE="+s.Env["STRONGROOM_CA"])
-	out, err := cmd.CombinedOutput()
-	t.Logf("%s", out)
-	if err != nil {
-		t.Fatalf("access_control.py: %v\nserver log:\n%s", err, s.Log)
-	}
-	if !strings.HasSuffix(strings.TrimSpace(string(out)), "done") {
-		t.Fatal("the script did not reach its end")
-	}
+	runScript(t, s, cmd, s.URL(t, "gamma"), "WORKER="+worker, "REQUESTS_CA_BUNDLE="+s.Env["STRONGROOM_CA"])
 }
