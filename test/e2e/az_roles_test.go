@@ -10,18 +10,22 @@ import (
 // worker is a principal that has no role until a test gives it one.
 const worker = "5d2c1a40-0000-4000-8000-00000000000a"
 
-// Roles with Debian's Azure CLI.
+// Roles with Debian's Azure CLI, on an HSM that was made through the control plane.
 func TestAzRoles(t *testing.T) {
 	s := start(t)
-	activate(t, s, "alpha")
+	s.Run(t, "hsm", "create", "gamma")
+	if err := s.ReadEnv(); err != nil {
+		t.Fatal(err)
+	}
+	activate(t, s, "gamma")
 	script, err := filepath.Abs("az-roles.sh")
 	if err != nil {
 		t.Fatal(err)
 	}
 	cmd := exec.Command(script)
 	cmd.Dir = t.TempDir()
-	cmd.Env = append(s.Environ(), azEnv(t, s, "alpha")...)
-	cmd.Env = append(cmd.Env, "WORKER="+worker, "MAY="+binary+" access check --url "+s.URL(t, "alpha"))
+	cmd.Env = append(s.Environ(), azEnv(t, s, "gamma")...)
+	cmd.Env = append(cmd.Env, "ME="+s.Env["STRONGROOM_OBJECT_ID"], "WORKER="+worker, "MAY="+binary+" access check --url "+s.URL(t, "gamma"))
 	out, err := cmd.CombinedOutput()
 	t.Logf("%s", out)
 	if err != nil {
