@@ -58,8 +58,9 @@ func RecoverAccess(ctx context.Context, r Recovery) (Recovered, error) {
 			return Recovered{}, &UsageError{err}
 		}
 	}
-	if err := harden(); err != nil {
-		return Recovered{}, fmt.Errorf("core dumps could not be switched off: %w", err)
+	log := slog.New(slog.NewTextHandler(r.Log, nil))
+	if err := harden(); err != nil { // as when the server starts: told, and no reason to lock an operator out
+		log.WarnContext(ctx, "core dumps could not be switched off", "error", err)
 	}
 	// openState makes what is not there, as the first start of a server should. Here it would be a mistake.
 	for _, file := range []struct{ path, what string }{
@@ -77,11 +78,10 @@ func RecoverAccess(ctx context.Context, r Recovery) (Recovered, error) {
 	}
 	defer db.Close()
 	defer sl.Close()
-	return recoverAccess(ctx, cfg, db, sl, r, principal)
+	return recoverAccess(ctx, cfg, db, sl, log, r, principal)
 }
 
-func recoverAccess(ctx context.Context, cfg Config, db store.Store, sl seal.Seal, r Recovery, principal string) (_ Recovered, err error) {
-	log := slog.New(slog.NewTextHandler(r.Log, nil))
+func recoverAccess(ctx context.Context, cfg Config, db store.Store, sl seal.Seal, log *slog.Logger, r Recovery, principal string) (_ Recovered, err error) {
 	// The seal fits the database only if that says so; a database that says nothing has seen no start of a server.
 	err = db.View(ctx, func(rd store.Reader) error {
 		if _, owned := rd.Get(keySeal); !owned {

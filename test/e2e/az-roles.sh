@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
 # Roles with the unmodified Azure CLI, on an activated HSM that the signed-in application administrates: definitions
 # (list, show, create, update, delete) and assignments (create, list, delete) at all three scopes, by the role's name and by
-# its ID. The effect of each on a second principal is asked from the HSM with `strongroom access check`.
+# its ID. The effect of each on a second principal is asked from the HSM with `strongroom access check`; that on the signed-in
+# application is seen by what it may do.
 #
 # az asks Microsoft Graph for the names of principals, whatever it is told. Its cloud registration names our server as
 # Graph, which refuses (404); az then shows Unknown for the name, and does what it was asked.
 #
 # Environment: that of az-session.sh (BASE HSM_URL CA_BUNDLE AZ_CLIENT_ID AZ_CLIENT_SECRET AZ_TENANT), and
+#   ME         object ID of the signed-in application, which has Managed HSM Administrator and no other role
 #   WORKER     object ID of the second principal
 #   MAY        command that takes PRINCIPAL ACTION SCOPE and exits 0 if that is allowed
 # Exit status 0 means every check passed.
@@ -21,6 +23,15 @@ want() { [ "$2" = "$3" ] || die "$1: got '$2', want '$3'"; }
 may() { $MAY "$WORKER" "$1" "$2" >/dev/null 2>&1; }
 role() { azx keyvault role "$@" --hsm-name "$hsm"; }
 user=21dbd100-6940-42c2-9190-5d6cb909625b
+
+# An administrator uses no keys, until he gives himself the role, at one key here, and not once it is taken away.
+key() { azx keyvault key "$1" --hsm-name "$hsm" -n "$2" "${@:3}" -o none 2>/dev/null; }
+if key create invoices --kty EC-HSM; then die "an administrator without another role made a key"; fi
+mine=$(role assignment create --scope /keys/invoices --role "Managed HSM Crypto User" --assignee-object-id "$ME" --query name -o tsv)
+key create invoices --kty EC-HSM || die "the role at the key does not count"
+if key create other --kty EC-HSM; then die "the role at a key counts for another"; fi
+role assignment delete --scope /keys/invoices --name "$mine" -o none
+if key show invoices; then die "the role counts after it was taken away"; fi
 
 want "definition list" "$(role definition list --query 'length(@)' -o tsv)" 10
 want "definition list at a key" "$(role definition list --scope /keys/invoices --query "[?roleName=='Managed HSM Crypto User'].name" -o tsv)" $user
