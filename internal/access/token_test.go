@@ -9,9 +9,9 @@ import (
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
-	"fmt"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"maps"
 	"os"
 	"runtime"
@@ -201,7 +201,7 @@ func TestVerifyRefusesClaims(t *testing.T) {
 		"exp out of reach":           {claims(map[string]any{"exp": 1e300}), ""},
 		"expired":                    {claims(map[string]any{"exp": noon.Add(-61 * time.Second).Unix()}), "expired"},
 		"neither nbf nor iat":        {claims(map[string]any{"nbf": nil, "iat": nil}), "no iat"},
-		"nbf as text beside iat":     {claims(map[string]any{"nbf": "now"}), "no nbf"},
+		"nbf as text beside iat":     {claims(map[string]any{"nbf": "now"}), ""},
 		"no nbf, iat ahead":          {claims(map[string]any{"nbf": nil, "iat": noon.Add(62 * time.Second).Unix()}), "not valid yet"},
 		"nbf beyond the skew":        {claims(map[string]any{"nbf": noon.Add(62 * time.Second).Unix()}), "not valid yet"},
 		"no principal":               {claims(map[string]any{"oid": nil, "sub": nil}), "no principal"},
