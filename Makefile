@@ -29,13 +29,13 @@ lint:
 	@test/lint.sh
 
 bench: build
-	$(GO) test -run '^$$' -bench . -benchmem ./shamir ./securitydomain ./internal/store/bolt
-	$(GO) test -run '^$$' -bench . -benchtime 1x ./test/bench
+	$(GO) test -run '^$$' -bench . -benchmem ./shamir ./securitydomain ./internal/store/bolt ./internal/access ./internal/dataplane
+	$(GO) test -run '^$$' -bench . -benchtime 1x -timeout 20m ./test/bench
 
-# Random kills and power cuts, for a night: SOAK rounds of each (default 2000).
+# Random kills and power cuts, and ten random histories of keys for each, for a night: SOAK rounds (default 2000).
 SOAK ?= 2000
 soak: install-test-tools
-	STRONGROOM_SOAK=$(SOAK) $(GO) test -count=1 -v -timeout 24h -run Random ./test/crash
+	STRONGROOM_SOAK=$(SOAK) $(GO) test -count=1 -v -timeout 24h -run Random ./test/crash ./internal/keys
 
 # Every fuzz target of the tree, FUZZTIME each.
 fuzz:

@@ -22,7 +22,8 @@ import (
 // back an older one under its own key, is not detected.
 const (
 	assignmentVersion = 1
-	maxAssignments    = 10_000 // far above the published limits; a bound on memory, not a quota
+	maxAssignments    = 10_000               // of one HSM, all keys together; a bound on memory
+	loadedAssignments = maxAssignments + 100 // what is read: room for those that no limit keeps an operator from making
 )
 
 type assignmentRecord struct {
@@ -34,24 +35,59 @@ type assignmentRecord struct {
 
 func assignmentPrefix(hsmID string) string { return "hsm/" + hsmID + "/role-assignment/" }
 
-// PutInitialAdministrators gives each object ID the roles of a new HSM's owner, at "/": Managed HSM
-// Administrator, as Azure does, and as long as this server has no routes to assign roles Managed HSM Crypto User, and
-// Managed HSM Crypto Officer, without whom nobody could recover or purge a deleted key. It is part of the transaction
-// that creates the HSM.
-func PutInitialAdministrators(w store.Writer, s seal.Seal, hsmID string, objectIDs []string, rand io.Reader) error {
+// PutInitialAdministrators makes each object ID a Managed HSM Administrator at "/", as Azure does: that is enough to
+// take ownership and to assign roles, and gives no key. What else they get is said by more, IDs of built-in roles. It
+// is part of the transaction that creates the HSM.
+func PutInitialAdministrators(w store.Writer, s seal.Seal, hsmID string, objectIDs, more []string, rand io.Reader) error {
 	for _, principal := range objectIDs {
-		for _, role := range []string{RoleAdministrator, RoleCryptoUser, RoleCryptoOfficer} {
-			name, err := uuid.NewRandomFromReader(rand)
-			if err != nil {
-				return failure.Wrap(failure.Internal, err, "no randomness for the name of a role assignment")
-			}
-			a := Assignment{Name: name.String(), PrincipalID: principal, RoleDefinitionID: role, Scope: ScopeRoot}
-			if err := putAssignment(w, s, hsmID, a); err != nil {
+		for _, role := range append([]string{RoleAdministrator}, more...) {
+			if err := giveWhole(w, s, hsmID, principal, role, rand); err != nil {
 				return err
 			}
 		}
 	}
 	return nil
+}
+
+// giveWhole assigns a role at "/" under a name of its own.
+func giveWhole(w store.Writer, s seal.Seal, hsmID, principal, role string, rand io.Reader) error {
+	name, err := uuid.NewRandomFromReader(rand)
+	if err != nil {
+		return failure.Wrap(failure.Internal, err, "no randomness for the name of a role assignment")
+	}
+	return putAssignment(w, s, hsmID, Assignment{Name: name.String(), PrincipalID: principal, RoleDefinitionID: role, Scope: ScopeRoot})
+}
+
+// RecoverAdministrator makes a principal a Managed HSM Administrator at "/", on the word of whoever holds the database
+// and its seal: no caller is asked for, and the limit of assignments does not count, as it may be what locked everybody
+// out. It reports whether the principal was one already, in which case nothing is written.
+func RecoverAdministrator(w store.Writer, s seal.Seal, hsmID, principal string, rand io.Reader) (already bool, err error) {
+	all, err := LoadAssignments(w, s, hsmID)
+	if err != nil {
+		return false, err
+	}
+	for _, a := range all {
+		if administrates(a) && sameID(a.PrincipalID, principal) {
+			return true, nil
+		}
+	}
+	if len(all) >= loadedAssignments {
+		return false, failure.New(failure.Conflict, "this HSM has %d role assignments, and more cannot be read back; nothing was changed", len(all))
+	}
+	return false, giveWhole(w, s, hsmID, principal, RoleAdministrator, rand)
+}
+
+// ParseObjectID checks that text is the object ID of a principal, a GUID, behind the prefix of its issuer where that has
+// one ("corp:GUID"), and returns it in its usual spelling.
+func ParseObjectID(text string) (string, error) {
+	prefix, bare, prefixed := strings.Cut(text, ":")
+	if !prefixed {
+		prefix, bare = "", text
+	}
+	if !isGUID(bare) || len(prefix) > 32 || !printable(prefix) || strings.Contains(prefix, " ") || prefixed && prefix == "" {
+		return "", failure.New(failure.BadParameter, "this is not an object ID: give the principal's GUID, not its name")
+	}
+	return text[:len(text)-len(bare)] + lowerASCII(bare), nil
 }
 
 func putAssignment(w store.Writer, s seal.Seal, hsmID string, a Assignment) error {
@@ -81,8 +117,8 @@ func LoadAssignments(r store.Reader, s seal.Seal, hsmID string) ([]Assignment, e
 		damaged := func(err error) error {
 			return failure.Wrap(failure.Tampered, err, "role assignment %s of this HSM was changed or moved in the database; restore the database from a copy, or delete the record", name)
 		}
-		if len(list) == maxAssignments {
-			return nil, failure.New(failure.Tampered, "this HSM has more than %d role assignments in the database", maxAssignments)
+		if len(list) == loadedAssignments {
+			return nil, failure.New(failure.Tampered, "this HSM has more than %d role assignments in the database", loadedAssignments)
 		}
 		text, err := s.Unwrap(sealed, key)
 		if err != nil {

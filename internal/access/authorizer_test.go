@@ -78,16 +78,36 @@ func assignmentKeys(t *testing.T, st store.Store, hsmID string) (keys []string) 
 	return keys
 }
 
+// keyRoles are what a development server's administrator gets besides.
+var keyRoles = []string{RoleCryptoUser, RoleCryptoOfficer}
+
 // withAdmin is a store in which Alice owns HSM A and Bob owns HSM B.
 func withAdmin(t testing.TB) (store.Store, seal.Seal) {
 	t.Helper()
 	st, s := memory.New(), newSeal(t)
 	update(t, st, func(w store.Writer) error {
 		return errors.Join(
-			PutInitialAdministrators(w, s, hsmA, []string{alice}, rand.Reader),
-			PutInitialAdministrators(w, s, hsmB, []string{bob}, rand.Reader))
+			PutInitialAdministrators(w, s, hsmA, []string{alice}, keyRoles, rand.Reader),
+			PutInitialAdministrators(w, s, hsmB, []string{bob}, keyRoles, rand.Reader))
 	})
 	return st, s
+}
+
+// Covers S13: an initial administrator owns the HSM, and uses no key of it until somebody says so.
+func TestInitialAdministratorsUseNoKeys(t *testing.T) {
+	st, s := memory.New(), newSeal(t)
+	update(t, st, func(w store.Writer) error {
+		return PutInitialAdministrators(w, s, hsmA, []string{alice, bob}, nil, rand.Reader)
+	})
+	a := NewAuthorizer(st, s)
+	defer a.Close()
+	for _, who := range []string{alice, bob} {
+		for action, allowed := range map[Action]bool{SecurityDomainDownload: true, AssignmentsWrite: true, KeySign: false, KeyRead: false, KeyCreate: false, DeletedKeyPurge: false} {
+			if err := a.Check(t.Context(), hsmA, Caller{ObjectID: who}, action, ScopeRoot); (err == nil) != allowed {
+				t.Errorf("%s: %s gave %v", who, action, err)
+			}
+		}
+	}
 }
 
 // Covers A6, S13: the first administrators own their HSM and no other.
@@ -164,7 +184,7 @@ func TestChangedRolesCountAtOnce(t *testing.T) {
 		t.Fatalf("after her roles were deleted, Alice got %v", err)
 	}
 	update(t, st, func(w store.Writer) error {
-		return PutInitialAdministrators(w, s, hsmA, []string{bob}, rand.Reader)
+		return PutInitialAdministrators(w, s, hsmA, []string{bob}, keyRoles, rand.Reader)
 	})
 	if err := check(bob); err != nil {
 		t.Fatalf("after he was given the role, Bob got %v", err)
@@ -337,7 +357,7 @@ func TestConcurrentChecksAndChanges(t *testing.T) {
 	wg.Go(func() {
 		for range 20 {
 			err := st.Update(t.Context(), func(w store.Writer) error {
-				return PutInitialAdministrators(w, s, hsmB, []string{team}, rand.Reader)
+				return PutInitialAdministrators(w, s, hsmB, []string{team}, keyRoles, rand.Reader)
 			})
 			if err != nil {
 				t.Error(err)

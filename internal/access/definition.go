@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 
 	"strongroom/internal/failure"
@@ -75,15 +76,14 @@ func ParseAction(text string) (Action, error) {
 	return "", failure.New(failure.BadParameter, "a data action of the role is not one of a Managed HSM; write it as for example %s/keys/sign/action, as the list of role definitions shows them. There are no wildcards", ActionPrefix)
 }
 
-// check holds a custom role against the rules.
+// check holds a custom role against the rules. One without a name or without data actions is allowed: stock clients make
+// such a role by changing another, and it gives nothing.
 func (r Role) check() error {
 	switch {
-	case r.Name == "" || utf8.RuneCountInString(r.Name) > maxRoleName || !printable(r.Name):
-		return failure.New(failure.BadParameter, "roleName is empty, longer than %d characters, or not printable", maxRoleName)
+	case utf8.RuneCountInString(r.Name) > maxRoleName || !printable(r.Name) || r.Name != strings.Join(strings.Fields(r.Name), " "):
+		return failure.New(failure.BadParameter, "roleName is longer than %d characters, not printable, or has spaces at an end or two in a row", maxRoleName)
 	case utf8.RuneCountInString(r.Description) > maxDescription || !printable(r.Description):
 		return failure.New(failure.BadParameter, "the description is longer than %d characters, or not printable", maxDescription)
-	case len(r.DataActions) == 0:
-		return failure.New(failure.BadParameter, "the role has no dataActions, so it would allow nothing; name at least one")
 	case len(r.DataActions)+len(r.NotDataActions) > maxActions:
 		return failure.New(failure.BadParameter, "the role names more than %d data actions", maxActions)
 	case len(r.Scopes) > 2:
@@ -107,9 +107,10 @@ func (r Role) check() error {
 	return nil
 }
 
-// printable reports whether text is valid and without control characters.
+// printable reports whether text is valid and each character of it can be seen, or is the plain space: none that
+// controls a terminal, turns the direction of writing, or has no width. With those, two names could look like one.
 func printable(s string) bool {
-	return utf8.ValidString(s) && !strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r == 0x7f })
+	return utf8.ValidString(s) && !strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) })
 }
 
 // putDefinition writes a custom role that passed check. Its ID is a GUID in lower case.

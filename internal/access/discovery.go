@@ -148,7 +148,7 @@ func parseKey(raw json.RawMessage) (key jose.JSONWebKey, ok bool) {
 	case json.Unmarshal(raw, &about) != nil,
 		about.Use != nil && *about.Use != "sig",
 		about.Operations != nil && !slices.Contains(about.Operations, "verify"),
-		key.UnmarshalJSON(raw) != nil,
+		readKey(&key, raw) != nil,
 		!key.Valid(),
 		len(key.KeyID) > maxName:
 		return jose.JSONWebKey{}, false

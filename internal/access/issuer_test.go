@@ -222,7 +222,9 @@ func TestOpenIssuerRefusesBadConfiguration(t *testing.T) {
 func TestLongestPrincipalCanBeAssigned(t *testing.T) {
 	st, s := withAdmin(t)
 	long := strings.Repeat("p", maxPrefix) + ":" + strings.Repeat("x", maxName)
-	update(t, st, func(w store.Writer) error { return PutInitialAdministrators(w, s, hsmA, []string{long}, rand.Reader) })
+	update(t, st, func(w store.Writer) error {
+		return PutInitialAdministrators(w, s, hsmA, []string{long}, nil, rand.Reader)
+	})
 	a := NewAuthorizer(st, s)
 	defer a.Close()
 	if err := a.Check(t.Context(), hsmA, Caller{ObjectID: long}, SecurityDomainDownload, ScopeRoot); err != nil {

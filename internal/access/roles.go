@@ -87,7 +87,10 @@ func (m *Roles) Definition(ctx context.Context, caller Caller, scope, id string)
 	return Role{}, noDefinition()
 }
 
-// PutDefinition makes a custom role of r.ID, or replaces it. Its assignments give from then on what it now says.
+// PutDefinition makes a custom role of r.ID, or replaces it. Its assignments give from then on what it now says. So
+// where there are any, also left from a deleted role, this is more than to write a definition: the caller must be
+// allowed to assign roles too. Otherwise who holds a custom role with the right to write definitions could put
+// whatever they like into it.
 func (m *Roles) PutDefinition(ctx context.Context, caller Caller, scope string, r Role) (Role, error) {
 	if err := m.enter(ctx, caller, DefinitionsWrite, scope); err != nil {
 		return Role{}, err
@@ -113,8 +116,17 @@ func (m *Roles) PutDefinition(ctx context.Context, caller Caller, scope string, 
 		if err != nil {
 			return err
 		}
+		all, err := LoadAssignments(w, m.a.seal, m.hsm)
+		if err != nil {
+			return err
+		}
+		if slices.ContainsFunc(all, func(a Assignment) bool { return sameID(a.RoleDefinitionID, r.ID) }) &&
+			!Decide(append(BuiltInRoles(), list...), all, caller, AssignmentsWrite, ScopeRoot).Allowed {
+			return failure.New(failure.Forbidden, "there are assignments of this role, so who changes it gives and takes rights: caller %s may write role definitions and may not do %s%s at scope /; %s",
+				orNobody(caller.ObjectID), ActionPrefix, AssignmentsWrite, m.a.advice(AssignmentsWrite))
+		}
 		for _, other := range list {
-			if other.ID != r.ID && strings.EqualFold(other.Name, r.Name) {
+			if other.ID != r.ID && r.Name != "" && strings.EqualFold(other.Name, r.Name) {
 				return failure.Coded(failure.Conflict, "RoleDefinitionWithSameNameExists", "role definition %s has that roleName already; choose another name, or change that one", other.ID)
 			}
 		}
@@ -233,8 +245,8 @@ func (m *Roles) PutAssignment(ctx context.Context, caller Caller, a Assignment) 
 	switch {
 	case !isGUID(a.Name):
 		return Assignment{}, failure.New(failure.BadParameter, "the name of a role assignment is a GUID")
-	case a.PrincipalID == "" || len(a.PrincipalID) > maxPrincipal || !printable(a.PrincipalID):
-		return Assignment{}, failure.New(failure.BadParameter, "principalId is empty, longer than %d bytes, or not printable; give the object ID of a user, a group or an application", maxPrincipal)
+	case a.PrincipalID == "" || len(a.PrincipalID) > maxPrincipal || !printable(a.PrincipalID) || strings.TrimSpace(a.PrincipalID) != a.PrincipalID:
+		return Assignment{}, failure.New(failure.BadParameter, "principalId is empty, longer than %d bytes, not printable, or has a space at an end; give the object ID of a user, a group or an application", maxPrincipal)
 	}
 	a.Name, a.RoleDefinitionID = lowerASCII(a.Name), lowerASCII(a.RoleDefinitionID)
 	err := m.a.store.Update(ctx, func(w store.Writer) error {
@@ -268,6 +280,9 @@ func (m *Roles) PutAssignment(ctx context.Context, caller Caller, a Assignment) 
 			if sameScope(other.Scope, a.Scope) {
 				beside++
 			}
+		}
+		if len(all) >= maxAssignments {
+			return failure.Coded(failure.Conflict, "RoleAssignmentLimitExceeded", "there are %d role assignments in this HSM, all keys together, the limit; delete one first, or assign the role to a group", len(all))
 		}
 		limit := MaxAssignments
 		if a.Scope != ScopeRoot && a.Scope != ScopeKeys {

@@ -2,6 +2,7 @@ package access
 
 import (
 	"context"
+	"crypto/rand"
 	"fmt"
 	"strings"
 	"testing"
@@ -106,9 +107,12 @@ func TestRolesRefuse(t *testing.T) {
 		"a built-in role's name":     {put(with(func(r *Role) { r.Name = "managed hsm CRYPTO user" }), ScopeRoot), failure.BadParameter, ""},
 		"a name that is taken":       {put(with(func(r *Role) { r.Name = "TAKEN" }), ScopeRoot), failure.Conflict, "RoleDefinitionWithSameNameExists"},
 		"no GUID":                    {put(with(func(r *Role) { r.ID = "role" }), ScopeRoot), failure.BadParameter, ""},
-		"no name":                    {put(with(func(r *Role) { r.Name = "" }), ScopeRoot), failure.BadParameter, ""},
 		"a name with a line end":     {put(with(func(r *Role) { r.Name = "a\nb" }), ScopeRoot), failure.BadParameter, ""},
-		"nothing allowed":            {put(with(func(r *Role) { r.DataActions = nil }), ScopeRoot), failure.BadParameter, ""},
+		"a name that is turned":      {put(with(func(r *Role) { r.Name = "srengiS \u202e" }), ScopeRoot), failure.BadParameter, ""},
+		"a built-in name, a space":   {put(with(func(r *Role) { r.Name = "Managed HSM Administrator " }), ScopeRoot), failure.BadParameter, ""},
+		"a built-in name, spaces":    {put(with(func(r *Role) { r.Name = "Managed  HSM Administrator" }), ScopeRoot), failure.BadParameter, ""},
+		"a built-in name, no width":  {put(with(func(r *Role) { r.Name = "Managed HSM Admin\u200bistrator" }), ScopeRoot), failure.BadParameter, ""},
+		"a principal with a space":   {assign(Assignment{Name: nameGUID, PrincipalID: bob + " ", RoleDefinitionID: otherGUID, Scope: ScopeRoot}), failure.BadParameter, ""},
 		"unknown action":             {put(with(func(r *Role) { r.DataActions = []Action{"/keys/*"} }), ScopeRoot), failure.BadParameter, ""},
 		"scopes elsewhere":           {put(with(func(r *Role) { r.Scopes = []string{"/keys/a"} }), ScopeRoot), failure.BadParameter, ""},
 		"at a key":                   {put(good, "/keys/a"), failure.BadParameter, ""},
@@ -144,6 +148,114 @@ func TestRolesRefuse(t *testing.T) {
 	if _, err := m.DeleteAssignment(ctx, admin, ScopeRoot, last); err != nil {
 		t.Errorf("an administrator beside another: %v", err)
 	}
+}
+
+// Stock clients change a role to one without a name that gives nothing. Two such roles are no conflict.
+func TestRoleWithoutNameOrActions(t *testing.T) {
+	m, a, _ := rolesBench(t)
+	for _, id := range []string{roleGUID, otherGUID} {
+		if _, err := m.PutDefinition(t.Context(), Caller{ObjectID: alice}, ScopeRoot, Role{ID: id, NotDataActions: []Action{KeyRead}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := m.PutAssignment(t.Context(), Caller{ObjectID: alice}, Assignment{Name: nameGUID, PrincipalID: bob, RoleDefinitionID: roleGUID, Scope: ScopeRoot}); err != nil {
+		t.Fatal(err)
+	}
+	want(t, a.Check(t.Context(), hsmA, Caller{ObjectID: bob}, KeySign, ScopeKeys), failure.Forbidden)
+}
+
+// Covers A7: whoever may write definitions, and not assign roles, cannot give rights by a change of a role that is
+// assigned, to himself least of all; nor by bringing back a deleted one whose assignments are left.
+func TestWriterOfDefinitionsGivesNothing(t *testing.T) {
+	m, a, _ := rolesBench(t)
+	ctx, admin, writer := t.Context(), Caller{ObjectID: alice}, Caller{ObjectID: bob}
+	definer := Role{ID: roleGUID, Name: "Definers", DataActions: []Action{DefinitionsWrite, DefinitionsDelete}}
+	all := Role{ID: roleGUID, Name: "Definers", DataActions: Actions()}
+	if _, err := m.PutDefinition(ctx, admin, ScopeRoot, definer); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := m.PutAssignment(ctx, admin, Assignment{Name: nameGUID, PrincipalID: bob, RoleDefinitionID: roleGUID, Scope: ScopeRoot}); err != nil {
+		t.Fatal(err)
+	}
+	other := Role{ID: otherGUID, Name: "Others", DataActions: []Action{KeySign}}
+	if _, err := m.PutDefinition(ctx, writer, ScopeRoot, other); err != nil {
+		t.Errorf("a role of nobody: %v", err)
+	}
+	want(t, errOf(m.PutDefinition(ctx, writer, ScopeRoot, all)), failure.Forbidden)
+	want(t, a.Check(ctx, hsmA, writer, KeySign, ScopeKeys), failure.Forbidden)
+
+	if _, err := m.PutAssignment(ctx, admin, Assignment{Name: otherGUID, PrincipalID: bob, RoleDefinitionID: otherGUID, Scope: "/keys/a"}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := m.DeleteDefinition(ctx, writer, ScopeRoot, otherGUID); err != nil {
+		t.Fatal(err)
+	}
+	other.DataActions = Actions()
+	want(t, errOf(m.PutDefinition(ctx, writer, ScopeRoot, other)), failure.Forbidden)
+	want(t, a.Check(ctx, hsmA, writer, KeySign, "/keys/a"), failure.Forbidden)
+	if _, err := m.PutDefinition(ctx, admin, ScopeRoot, other); err != nil {
+		t.Errorf("the administrator, who may assign roles: %v", err)
+	}
+}
+
+// However many keys there are, what is written can be read back: beyond the bound on memory nothing is assigned, and
+// the operator's way back still works.
+func TestAssignmentsOfAllKeysTogether(t *testing.T) {
+	m, a, st := rolesBench(t)
+	ctx, admin := t.Context(), Caller{ObjectID: alice}
+	update(t, st, func(w store.Writer) error {
+		for i := range maxAssignments - len(keyRoles) - 1 {
+			err := putAssignment(w, a.seal, hsmA, Assignment{Name: fmt.Sprintf("c0de0000-0000-4000-8000-%012d", i), PrincipalID: bob, RoleDefinitionID: RoleCryptoUser, Scope: fmt.Sprintf("/keys/k%d", i)})
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	want(t, errOf(m.PutAssignment(ctx, admin, Assignment{Name: nameGUID, PrincipalID: bob, RoleDefinitionID: RoleCryptoUser, Scope: "/keys/one-more"})), failure.Conflict)
+	if err := a.Check(ctx, hsmA, admin, KeySign, ScopeKeys); err != nil {
+		t.Errorf("the HSM is locked: %v", err)
+	}
+	update(t, st, func(w store.Writer) error {
+		already, err := RecoverAdministrator(w, a.seal, hsmA, team, rand.Reader)
+		if already {
+			t.Error("a stranger is said to be an administrator already")
+		}
+		return err
+	})
+	if err := a.Check(ctx, hsmA, Caller{ObjectID: team}, SecurityDomainDownload, ScopeRoot); err != nil {
+		t.Errorf("after recovery: %v", err)
+	}
+	update(t, st, func(w store.Writer) error {
+		already, err := RecoverAdministrator(w, a.seal, hsmA, strings.ToUpper(team), rand.Reader)
+		if !already {
+			t.Error("the second recovery did not see the first")
+		}
+		return err
+	})
+}
+
+func TestParseObjectID(t *testing.T) {
+	for text, asked := range map[string]string{
+		strings.ToUpper(alice): alice, alice: alice, "corp:" + strings.ToUpper(alice): "corp:" + alice, "Corp:" + alice: "Corp:" + alice,
+		"": "", "alice": "", " " + alice: "", alice + "\n": "", ":" + alice: "", "a b:" + alice: "", "{" + alice + "}": "", "urn:uuid:" + alice: "", strings.Repeat("p", 33) + ":" + alice: "",
+	} {
+		got, err := ParseObjectID(text)
+		if got != asked || (err == nil) != (asked != "") {
+			t.Errorf("%q: got %q, %v; want %q", text, got, err, asked)
+		}
+	}
+}
+
+func FuzzParseObjectID(f *testing.F) {
+	f.Add(alice)
+	f.Add("corp:" + alice)
+	f.Fuzz(func(t *testing.T, text string) {
+		id, err := ParseObjectID(text)
+		if err == nil && (!SamePrincipal(id, text) || len(id) > maxPrincipal || !printable(id)) {
+			t.Errorf("%q is read as %q", text, id)
+		}
+	})
 }
 
 func errOf[T any](_ T, err error) error { return err }

@@ -42,6 +42,7 @@ type Verifier struct {
 	issuers map[string]Issuer // by URL
 	now     func() time.Time
 	seen    *tokenCache
+	counts  counts
 	gate    *gate
 }
 
@@ -95,6 +96,7 @@ func (v *Verifier) Verify(ctx context.Context, raw string, audiences []string) (
 	}
 	id := idOfToken(raw)
 	if caller, ok := v.recall(ctx, id, audiences); ok {
+		v.counts.remembered.Add(1)
 		return caller, nil
 	}
 	r, err := v.verify(ctx, raw, audiences)
@@ -102,6 +104,7 @@ func (v *Verifier) Verify(ctx context.Context, raw string, audiences []string) (
 		return Caller{}, err
 	}
 	v.seen.put(id, r)
+	v.counts.verified.Add(1)
 	return r.caller, nil
 }
 

@@ -3,14 +3,18 @@ package api
 import (
 	"encoding/base64"
 	"encoding/json"
-	"errors"
+	"reflect"
 )
 
 // Base64URL is bytes that go over the wire as base64url without padding (RFC 7515 section 2). Reading is
 // strict: no padding, no line breaks, no stray bits, so one value has one spelling.
 type Base64URL []byte
 
-var errBase64URL = errors.New("api: not a base64url string without padding")
+// notBase64URL is the error of a string that is none. It is of this type because encoding/json fills in which member
+// of the text it was.
+func notBase64URL() error {
+	return &json.UnmarshalTypeError{Value: "string", Type: reflect.TypeFor[Base64URL]()}
+}
 
 // MarshalJSON writes the bytes as a string; nil and empty are "".
 func (b Base64URL) MarshalJSON() ([]byte, error) {
@@ -20,26 +24,16 @@ func (b Base64URL) MarshalJSON() ([]byte, error) {
 	return append(out, '"'), nil
 }
 
-// UnmarshalJSON reads a string. The error never repeats the input.
+// UnmarshalJSON reads a string. The error is a *json.UnmarshalTypeError and never repeats the input.
 func (b *Base64URL) UnmarshalJSON(data []byte) error {
 	if string(data) == "null" {
 		*b = nil
 		return nil
 	}
 	var text string
-	if err := json.Unmarshal(data, &text); err != nil {
-		return errBase64URL
+	if err := json.Unmarshal(data, &text); err != nil || !b.take([]byte(text)) {
+		return notBase64URL()
 	}
-	for i := range len(text) { // the standard decoder skips line breaks
-		if text[i] == '\r' || text[i] == '\n' {
-			return errBase64URL
-		}
-	}
-	out, err := base64.RawURLEncoding.Strict().DecodeString(text)
-	if err != nil {
-		return errBase64URL
-	}
-	*b = out
 	return nil
 }
 
@@ -173,9 +167,9 @@ func (k *ImportedKey) Wipe() {
 
 // UpdateKeyRequest changes attributes, operations and tags of a version. An absent member leaves things as they are.
 type UpdateKeyRequest struct {
-	KeyOps     []string          `json:"key_ops,omitempty"`
+	KeyOps     []string          `json:"key_ops,omitzero"` // empty but not nil: none
 	Attributes *KeyAttributes    `json:"attributes,omitempty"`
-	Tags       map[string]string `json:"tags,omitempty"`
+	Tags       map[string]string `json:"tags,omitzero"` // empty but not nil: none
 	// What a key keeps for ever. It is read so that an attempt to change it is refused, not ignored.
 	Kty            string          `json:"kty,omitempty"`
 	KeySize        int             `json:"key_size,omitempty"`

@@ -1,4 +1,4 @@
-// Package cli is the command line: one file per noun, each command a few steps over the packages that do the work.
+// Package cli is the command line: files named by noun (key has several), each command a few steps over the packages that do the work.
 //
 // What a command finds goes to stdout, as a table or as JSON (--output json); what it has to say about it goes to
 // stderr. An error is one line, and a second one that begins with an arrow where there is something to do about
@@ -106,7 +106,8 @@ Exit codes: 0 done; 1 failed, or a signature does not hold; 2 the command line i
 	must(root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "json"}, cobra.ShellCompDirectiveNoFileComp)))
 	root.AddCommand(
 		a.serveCommand(), a.demoCommand(), a.custodianCommand(), a.domainCommand(), a.keyCommand(), a.hsmCommand(),
-		a.identityCommand(), a.loginCommand(), a.versionCommand(), environmentHelp(),
+		a.roleCommand(), a.accessCommand(), a.auditCommand(), a.identityCommand(),
+		a.loginCommand(), a.versionCommand(), environmentHelp(),
 	)
 	addExamples(root)
 	return root

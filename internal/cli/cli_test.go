@@ -40,10 +40,15 @@ func TestScripts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	auditLog, err := filepath.Abs("../audit/testdata/v1")
+	if err != nil {
+		t.Fatal(err)
+	}
 	testscript.Run(t, testscript.Params{
 		Dir: scripts,
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("GOLDEN", golden) // security domains that other software made
+			env.Setenv("AUDIT", auditLog)
 			env.Setenv("NO_COLOR", "1")
 			return nil
 		},

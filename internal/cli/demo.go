@@ -190,10 +190,11 @@ func (d *demo) play(ctx context.Context) error {
 	p.run("key restore --url beta --file contracts.backup")
 	p.run("key verify contracts --url beta --file contract.txt --signature contract.sig")
 
-	p.tell("8. A third HSM, with a domain of its own, can do nothing with that backup.")
+	p.tell("8. A third HSM, with a domain of its own, can do nothing with that backup. Its administrator first gives himself the role that uses keys.")
 	p.run("hsm create gamma")
 	p.address("gamma")
 	p.run("domain download --url gamma --custodian keys/ada.cer --custodian keys/grace.cer --custodian keys/alan.cer --quorum 3 --out SD-gamma.json")
+	p.run(`role assignment create --url gamma --principal ` + d.env["STRONGROOM_OBJECT_ID"] + ` --role "Managed HSM Crypto User" --scope /keys`)
 	p.fails("key restore --url gamma --file contracts.backup")
 	return p.err
 }
@@ -248,6 +249,18 @@ func (p *player) expect(line string, want int) {
 	}
 }
 
+// words splits a line as a shell does, as far as double quotes go.
+func words(line string) (list []string) {
+	for i, part := range strings.Split(line, `"`) {
+		if i%2 == 0 {
+			list = append(list, strings.Fields(part)...)
+		} else {
+			list = append(list, part)
+		}
+	}
+	return list
+}
+
 // command runs a command line and returns everything that it printed.
 func (d *demo) command(ctx context.Context, line string, more ...string) (string, int) {
 	var printed bytes.Buffer
@@ -262,7 +275,7 @@ func (d *demo) command(ctx context.Context, line string, more ...string) (string
 		},
 	}
 	root := a.root()
-	root.SetArgs(append(strings.Fields(line), more...))
+	root.SetArgs(append(words(line), more...))
 	exit := exitDone
 	if err := root.ExecuteContext(ctx); err != nil {
 		exit = a.fail(err)

@@ -169,6 +169,10 @@ func serverNext(e *client.Error) string {
 		return "see which domain the HSM has with: strongroom domain status"
 	case e.Code == "KeyNotFound":
 		return "see what there is with: strongroom key list"
+	case e.Code == "RoleAssignmentNotFound":
+		return "see what there is with: strongroom role assignment list --scope SCOPE"
+	case e.Code == "RoleDefinitionNotFound":
+		return "see what there is with: strongroom role definition list"
 	case e.Status == 403:
 		return "ask an administrator of the HSM for a role that allows it"
 	}

@@ -8,8 +8,14 @@ import (
 )
 
 // Every command in the guide for custodians stands in a script, word for word, so that it is tested.
-func TestCeremonyGuide(t *testing.T) {
-	guide, err := os.ReadFile("../../docs/ceremony.md")
+func TestCeremonyGuide(t *testing.T) { guideIsTested(t, "../../docs/ceremony.md", 15) }
+
+// And so does every command in the guide for auditors.
+func TestAuditGuide(t *testing.T) { guideIsTested(t, "../../docs/audit.md", 7) }
+
+func guideIsTested(t *testing.T, path string, atLeast int) {
+	t.Helper()
+	guide, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -48,7 +54,7 @@ func TestCeremonyGuide(t *testing.T) {
 			t.Errorf("no script runs: %s", line)
 		}
 	}
-	if commands < 15 {
+	if commands < atLeast {
 		t.Errorf("only %d commands were found in the guide", commands)
 	}
 }

@@ -29,6 +29,13 @@ func writeJSON(w io.Writer, v any) error {
 	return e.Encode(v)
 }
 
+// writeJSONLine writes v on one line, for results of any number.
+func writeJSONLine(w io.Writer, v any) error {
+	e := json.NewEncoder(w)
+	e.SetEscapeHTML(false)
+	return e.Encode(v)
+}
+
 // table aligns columns for people.
 type table struct{ w *tabwriter.Writer }
 

@@ -48,36 +48,43 @@ func (a *app) readSecret(ctx context.Context, file string) (secret.Bytes, error)
 // attempts is how often a passphrase is asked for.
 const attempts = 3
 
-// openKey opens a key file with the passphrases there are, and else asks at the terminal.
+// openKey opens a custodian's key file with the passphrases there are, and else asks at the terminal.
 func (a *app) openKey(ctx context.Context, file string, data []byte, passphrases []secret.Bytes) (crypto.Decrypter, error) {
-	key, err := custodian.ParseKey(data, passphrases)
+	return openWith(ctx, file, passphrases, func(p []secret.Bytes) (crypto.Decrypter, error) { return custodian.ParseKey(data, p) })
+}
+
+// openWith opens a key file with the passphrases there are, and else asks at the terminal. The errors of open are those
+// of package custodian.
+func openWith[T any](ctx context.Context, file string, passphrases []secret.Bytes, open func([]secret.Bytes) (T, error)) (key T, err error) {
+	var none T
+	key, err = open(passphrases)
 	if !errors.Is(err, custodian.ErrPassphraseNeeded) && !errors.Is(err, custodian.ErrPassphraseWrong) {
 		if err != nil {
-			return nil, keyProblem(file, err)
+			return none, keyProblem(file, err)
 		}
 		return key, nil
 	}
 	tty, noTerminal := openTerminal()
 	if noTerminal != nil {
-		return nil, keyProblem(file, err)
+		return none, keyProblem(file, err)
 	}
 	defer tty.Close()
 	for range attempts {
 		var p secret.Bytes
 		if p, err = tty.ask(ctx, "Passphrase of "+file+": "); err != nil {
-			return nil, err
+			return none, err
 		}
-		key, err = custodian.ParseKey(data, []secret.Bytes{p})
+		key, err = open([]secret.Bytes{p})
 		p.Wipe()
 		if err == nil {
 			return key, nil
 		}
 		if !errors.Is(err, custodian.ErrPassphraseWrong) {
-			return nil, keyProblem(file, err)
+			return none, keyProblem(file, err)
 		}
 		tty.tell("That passphrase does not open it.")
 	}
-	return nil, keyProblem(file, err)
+	return none, keyProblem(file, err)
 }
 
 // newPassphrase asks for a passphrase twice.

@@ -38,9 +38,12 @@ only. Its data survives a restart, on the same ports.`, 0,
 	flags.StringVar(&o.ConfigFile, "config", "", "configuration file (TOML)")
 	flags.StringVar(&o.LogFormat, "log-format", "", "text or json (default: text on a terminal, else json)")
 	flags.StringVar(&o.LogLevel, "log-level", "", "debug, info, warn or error (default info)")
+	flags.StringVar(&o.AuditFolder, "audit-folder", "", "folder of the audit log (default DATA/audit)")
+	flags.BoolVar(&o.NewAuditLog, "new-audit-log", false, "begin another audit log if the one that the database knows is gone")
 	flags.BoolVar(&o.AllowRSA15, "allow-rsa1_5", false, "let RSA keys encrypt and decrypt with RSA1_5, an algorithm that gives an oracle to whoever may decrypt")
 	flags.StringVar(&o.SealPassphraseFile, "seal-passphrase-file", "", "file with the passphrase of the seal")
 	must(cmd.MarkFlagDirname("data"))
+	must(cmd.MarkFlagDirname("audit-folder"))
 	must(cmd.MarkFlagFilename("config", "toml"))
 	for name, values := range map[string][]string{"log-format": {"text", "json"}, "log-level": {"debug", "info", "warn", "error"}} {
 		must(cmd.RegisterFlagCompletionFunc(name, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp)))

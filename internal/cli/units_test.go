@@ -266,7 +266,7 @@ func TestExamples(t *testing.T) {
 			t.Errorf("%s has no example", cmd.CommandPath())
 		}
 		for line := range strings.Lines(cmd.Example) {
-			found, rest, err := root.Find(strings.Fields(line)[1:])
+			found, rest, err := root.Find(words(line)[1:])
 			if err != nil || found != cmd {
 				t.Errorf("%q is no example of %s (%v)", line, cmd.CommandPath(), err)
 				continue
@@ -299,6 +299,9 @@ func TestReadFileIsInterrupted(t *testing.T) {
 	}
 	if _, err := (&app{in: r}).digest(ctx, "-", "ES256"); !errors.Is(err, context.Canceled) {
 		t.Errorf("standard input: got %v, want %v", err, context.Canceled)
+	}
+	if _, err := (&app{in: r}).readInput(ctx, standard, 10); !errors.Is(err, context.Canceled) {
+		t.Errorf("standard input, read whole: got %v, want %v", err, context.Canceled)
 	}
 }
 

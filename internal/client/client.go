@@ -138,6 +138,8 @@ type request struct {
 	body   any // nil for none
 	// scope is the token's scope where it is known beforehand; "" asks the host by its challenge.
 	scope string
+	// secret says that the body holds a secret: what it was encoded into is wiped. Best effort, as always.
+	secret bool
 }
 
 // answer is what came back: 2xx, with the body read.
@@ -162,6 +164,9 @@ func (c *Client) do(ctx context.Context, r request) (answer, error) {
 		var err error
 		if body, err = json.Marshal(r.body); err != nil {
 			return answer{}, fmt.Errorf("encode the request: %w", err)
+		}
+		if r.secret {
+			defer clear(body)
 		}
 	}
 	scope := r.scope

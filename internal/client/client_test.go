@@ -278,7 +278,13 @@ func TestAnswersThatAreNone(t *testing.T) {
 		"no exchange key":        {`{"transfer_key":"{}"}`, func(h *HSM, ctx context.Context) error { _, err := h.ExchangeKey(ctx); return err }},
 		"an exchange key object": {`{"transfer_key":{"x5c":["AAAA"]}}`, func(h *HSM, ctx context.Context) error { _, err := h.ExchangeKey(ctx); return err }},
 		"no certificate":         {`{"transfer_key":"{\"x5c\":[\"AAAA\"]}"}`, func(h *HSM, ctx context.Context) error { _, err := h.ExchangeKey(ctx); return err }},
-		"a list elsewhere":       {`{"value":[],"nextLink":"https://example.invalid/keys"}`, func(h *HSM, ctx context.Context) error { _, err := h.Keys(ctx); return err }},
+		"no plaintext": {`{}`, func(h *HSM, ctx context.Context) error {
+			_, _, err := h.Decrypt(ctx, Decrypt, "k", "", api.KeyOperationRequest{})
+			return err
+		}},
+		"too few random bytes": {`{"value":"AAAA"}`, func(h *HSM, ctx context.Context) error { _, err := h.Random(ctx, 4); return err }},
+		"no attestation":       {`{"key":{}}`, func(h *HSM, ctx context.Context) error { _, err := h.Attestation(ctx, "k", ""); return err }},
+		"a list elsewhere":     {`{"value":[],"nextLink":"https://example.invalid/keys"}`, func(h *HSM, ctx context.Context) error { _, err := h.Keys(ctx); return err }},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := newFake(t, text(tc.answer))
@@ -309,8 +315,98 @@ func TestKeyPages(t *testing.T) {
 	endless.answer = func(w http.ResponseWriter, _ *http.Request) {
 		_ = json.NewEncoder(w).Encode(api.KeyList{NextLink: endless.URL + "/keys?again"})
 	}
-	if _, err := endless.hsm(t).Keys(t.Context()); !errors.Is(err, ErrAnswer) {
-		t.Errorf("an endless list: got %v", err)
+	if _, err := endless.hsm(t).Keys(t.Context()); !errors.Is(err, ErrAnswer) || len(endless.requests) > 4 {
+		t.Errorf("an endless list: got %v after %d requests", err, len(endless.requests))
+	}
+}
+
+// Each call on keys goes where it has to, with what it has to say.
+func TestKeyOperations(t *testing.T) {
+	enabled := false
+	for name, tc := range map[string]struct {
+		answer string
+		call   func(*HSM, context.Context) error
+		want   string
+	}{
+		"import": {`{}`, func(h *HSM, ctx context.Context) error {
+			_, err := h.ImportKey(ctx, "k", api.ImportKeyRequest{Key: api.ImportedKey{Kty: "oct", K: []byte{1}}})
+			return err
+		}, `PUT /keys/k?api-version=7.4 token-1 {"key":{"kty":"oct","k":"AQ"}}`},
+		"update, and take all away": {`{}`, func(h *HSM, ctx context.Context) error {
+			_, err := h.UpdateKey(ctx, "k", "v", api.UpdateKeyRequest{KeyOps: []string{}, Tags: map[string]string{}, Attributes: &api.KeyAttributes{Enabled: &enabled}})
+			return err
+		}, `PATCH /keys/k/v?api-version=7.4 token-1 {"key_ops":[],"attributes":{"enabled":false},"tags":{}}`},
+		"update nothing": {`{}`, func(h *HSM, ctx context.Context) error {
+			_, err := h.UpdateKey(ctx, "k", "", api.UpdateKeyRequest{})
+			return err
+		}, `PATCH /keys/k?api-version=7.4 token-1 {}`},
+		"delete":  {`{}`, func(h *HSM, ctx context.Context) error { _, err := h.DeleteKey(ctx, "k"); return err }, `DELETE /keys/k?api-version=7.4 token-1`},
+		"deleted": {`{}`, func(h *HSM, ctx context.Context) error { _, err := h.DeletedKey(ctx, "k"); return err }, `GET /deletedkeys/k?api-version=7.4 token-1`},
+		"recover": {`{}`, func(h *HSM, ctx context.Context) error { _, err := h.RecoverKey(ctx, "k"); return err }, `POST /deletedkeys/k/recover?api-version=7.4 token-1`},
+		"purge":   {``, func(h *HSM, ctx context.Context) error { return h.PurgeKey(ctx, "k") }, `DELETE /deletedkeys/k?api-version=7.4 token-1`},
+		"rotate":  {`{}`, func(h *HSM, ctx context.Context) error { _, err := h.RotateKey(ctx, "k"); return err }, `POST /keys/k/rotate?api-version=7.4 token-1`},
+		"policy":  {`{}`, func(h *HSM, ctx context.Context) error { _, err := h.RotationPolicy(ctx, "k"); return err }, `GET /keys/k/rotationpolicy?api-version=7.4 token-1`},
+		"no policy any more": {`{}`, func(h *HSM, ctx context.Context) error {
+			_, err := h.SetRotationPolicy(ctx, "k", api.RotationPolicy{})
+			return err
+		}, `PUT /keys/k/rotationpolicy?api-version=7.4 token-1 {"lifetimeActions":[],"attributes":{}}`},
+		"versions":     {`{}`, func(h *HSM, ctx context.Context) error { _, err := h.KeyVersions(ctx, "k"); return err }, `GET /keys/k/versions?api-version=7.4 token-1`},
+		"deleted keys": {`{}`, func(h *HSM, ctx context.Context) error { _, err := h.DeletedKeys(ctx); return err }, `GET /deletedkeys?api-version=7.4 token-1`},
+		"wrap": {`{"value":"AQ"}`, func(h *HSM, ctx context.Context) error {
+			_, err := h.Encrypt(ctx, Wrap, "k", "", api.KeyOperationRequest{Alg: "A128KW", Value: []byte{1}})
+			return err
+		}, `POST /keys/k/wrapkey?api-version=7.4 token-1 {"alg":"A128KW","value":"AQ"}`},
+		"unwrap": {`{"value":"AQ"}`, func(h *HSM, ctx context.Context) error {
+			_, _, err := h.Decrypt(ctx, Unwrap, "k", "v", api.KeyOperationRequest{Alg: "A128KW", Value: []byte{1}})
+			return err
+		}, `POST /keys/k/v/unwrapkey?api-version=7.4 token-1 {"alg":"A128KW","value":"AQ"}`},
+		"random": {`{"value":"AQ"}`, func(h *HSM, ctx context.Context) error { _, err := h.Random(ctx, 1); return err }, `POST /rng?api-version=7.4 token-1 {"count":1}`},
+		"release": {`{"value":"a.b.c"}`, func(h *HSM, ctx context.Context) error {
+			_, err := h.ReleaseKey(ctx, "k", "v", api.ReleaseRequest{Target: "x.y.z", Enc: "RSA_AES_KEY_WRAP_256"})
+			return err
+		}, `POST /keys/k/v/release?api-version=7.5 token-1 {"target":"x.y.z","enc":"RSA_AES_KEY_WRAP_256"}`},
+		"attestation": {`{"attributes":{"attestation":{}}}`, func(h *HSM, ctx context.Context) error { _, err := h.Attestation(ctx, "k", ""); return err },
+			`GET /keys/k/attestation?api-version=7.6 token-1`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFake(t, text(tc.answer))
+			if err := tc.call(f.hsm(t), t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if got := f.requests[len(f.requests)-1]; len(f.requests) != 2 || got != tc.want {
+				t.Errorf("got  %s\nwant %s", got, tc.want)
+			}
+		})
+	}
+}
+
+// How large an oct key is, only newer HSMs tell. An older one, which does not know that version, is no failure.
+func TestSizeOfOctKeys(t *testing.T) {
+	for name, tc := range map[string]struct {
+		newer string // what the newer version answers
+		code  int
+		want  int
+		err   bool
+	}{
+		"a newer HSM":    {`{"key":{"kty":"oct-HSM","kid":"https://h/keys/k/v"},"attributes":{"key_size":192}}`, 200, 192, false},
+		"an older HSM":   {`{"error":{"code":"BadParameter","message":"no such version"}}`, 400, 0, false},
+		"a key replaced": {`{"key":{"kty":"oct-HSM","kid":"https://h/keys/k/w"},"attributes":{"key_size":256}}`, 200, 0, false},
+		"nonsense":       {`hello`, 200, 0, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFake(t, func(w http.ResponseWriter, r *http.Request) {
+				if r.URL.Query().Get("api-version") == apiVersion {
+					_, _ = io.WriteString(w, `{"key":{"kty":"oct-HSM","kid":"https://h/keys/k/v"},"attributes":{}}`)
+					return
+				}
+				w.WriteHeader(tc.code)
+				_, _ = io.WriteString(w, tc.newer)
+			})
+			key, err := f.hsm(t).Key(t.Context(), "k", "")
+			if (err != nil) != tc.err || err == nil && (key.Attributes.KeySize != tc.want || key.Key.Kid != "https://h/keys/k/v") {
+				t.Errorf("got %d bits of %s, %v", key.Attributes.KeySize, key.Key.Kid, err)
+			}
+		})
 	}
 }
 

@@ -44,9 +44,17 @@ func (h *HSM) Address() string { return h.base.String() }
 
 // call sends body to a path of the HSM and decodes the answer into out, unless out is nil.
 func (h *HSM) call(ctx context.Context, method string, body, out any, path ...string) (answer, error) {
+	return h.send(ctx, request{method: method, url: h.url(apiVersion, path...), body: body}, out)
+}
+
+func (h *HSM) url(version string, path ...string) *url.URL {
 	u := h.base.JoinPath(escape(path)...)
-	u.RawQuery = "api-version=" + apiVersion
-	a, err := h.c.do(ctx, request{method: method, url: u, body: body})
+	u.RawQuery = "api-version=" + version
+	return u
+}
+
+func (h *HSM) send(ctx context.Context, r request, out any) (answer, error) {
+	a, err := h.c.do(ctx, r)
 	if err != nil || out == nil {
 		return a, err
 	}
@@ -209,93 +217,4 @@ func (h *HSM) DomainState(ctx context.Context) (api.DomainState, error) {
 func (h *HSM) CancelRecovery(ctx context.Context) error {
 	_, err := h.call(ctx, http.MethodDelete, nil, nil, "securitydomain", "upload")
 	return err
-}
-
-// CreateKey makes a key, or a new version of one.
-func (h *HSM) CreateKey(ctx context.Context, name string, r api.CreateKeyRequest) (api.KeyBundle, error) {
-	var key api.KeyBundle
-	_, err := h.call(ctx, http.MethodPost, r, &key, "keys", name, "create")
-	return key, err
-}
-
-// Key returns a key; an empty version means the latest.
-func (h *HSM) Key(ctx context.Context, name, version string) (api.KeyBundle, error) {
-	var key api.KeyBundle
-	_, err := h.call(ctx, http.MethodGet, nil, &key, keyPath(name, version)...)
-	return key, err
-}
-
-func keyPath(name, version string, operation ...string) []string {
-	path := []string{"keys", name}
-	if version != "" {
-		path = append(path, version)
-	}
-	return append(path, operation...)
-}
-
-// maxPages bounds a list: 5,000 keys at 25 a page, and as much again.
-const maxPages = 400
-
-// Keys lists all keys, following the pages.
-func (h *HSM) Keys(ctx context.Context) ([]api.KeyItem, error) {
-	var list []api.KeyItem
-	var page api.KeyList
-	if _, err := h.call(ctx, http.MethodGet, nil, &page, "keys"); err != nil {
-		return nil, err
-	}
-	for pages := 1; ; pages++ {
-		list = append(list, page.Value...)
-		if page.NextLink == "" {
-			return list, nil
-		}
-		next, err := url.Parse(page.NextLink)
-		if err != nil || next.Scheme != "https" || next.Host != h.base.Host || next.User != nil {
-			return nil, fmt.Errorf("%w: the list goes on at another address", ErrAnswer)
-		}
-		if pages == maxPages {
-			return nil, fmt.Errorf("%w: the list does not end", ErrAnswer)
-		}
-		a, err := h.c.do(ctx, request{method: http.MethodGet, url: next})
-		if err != nil {
-			return nil, err
-		}
-		page = api.KeyList{}
-		if err := a.into(&page); err != nil {
-			return nil, err
-		}
-	}
-}
-
-// Sign signs a digest with a key; an empty version means the latest. The answer names the version used.
-func (h *HSM) Sign(ctx context.Context, name, version, alg string, digest []byte) (api.KeyOperationResult, error) {
-	var result api.KeyOperationResult
-	_, err := h.call(ctx, http.MethodPost, api.SignRequest{Alg: alg, Value: digest}, &result, keyPath(name, version, "sign")...)
-	if err == nil && len(result.Value) == 0 {
-		err = fmt.Errorf("%w: it holds no signature", ErrAnswer)
-	}
-	return result, err
-}
-
-// Verify asks the HSM whether signature holds over digest.
-func (h *HSM) Verify(ctx context.Context, name, version, alg string, digest, signature []byte) (bool, error) {
-	var result api.VerifyResult
-	_, err := h.call(ctx, http.MethodPost, api.VerifyRequest{Alg: alg, Digest: digest, Value: signature}, &result, keyPath(name, version, "verify")...)
-	return result.Value, err
-}
-
-// BackupKey returns an opaque blob with all versions of a key, bound to the HSM's domain.
-func (h *HSM) BackupKey(ctx context.Context, name string) ([]byte, error) {
-	var result api.BackupResult
-	_, err := h.call(ctx, http.MethodPost, nil, &result, "keys", name, "backup")
-	if err == nil && len(result.Value) == 0 {
-		err = fmt.Errorf("%w: it holds no backup", ErrAnswer)
-	}
-	return result.Value, err
-}
-
-// RestoreKey restores a key from its backup.
-func (h *HSM) RestoreKey(ctx context.Context, blob []byte) (api.KeyBundle, error) {
-	var key api.KeyBundle
-	_, err := h.call(ctx, http.MethodPost, api.BackupResult{Value: blob}, &key, "keys", "restore")
-	return key, err
 }

@@ -25,6 +25,7 @@ import (
 	"strongroom/internal/access"
 	"strongroom/internal/api"
 	"strongroom/internal/failure"
+	"strongroom/internal/record"
 	"strongroom/internal/strictjson"
 )
 
@@ -101,6 +102,7 @@ type Config struct {
 	Location         string // the one region, "local"
 	MHSMSuffix       string // of data-plane host names, "managedhsm.localhost:8443"; optional
 	Log              *slog.Logger
+	Recorder         record.Recorder // nil: no records are kept
 }
 
 // azureARM are audiences of Azure's own Resource Manager, which some clients ask for whatever the cloud is named.
@@ -169,33 +171,59 @@ type answer struct {
 func ok(body any) (answer, error) { return answer{status: http.StatusOK, body: body}, nil }
 
 func (p *Plane) serveHTTP(w http.ResponseWriter, r *http.Request) {
-	id := uuid.NewString()
-	correlation := id
+	started := time.Now()
+	e := &record.Call{Request: uuid.NewString(), Source: record.Source(r.RemoteAddr)}
+	correlation := e.Request
 	if c := r.Header.Get("x-ms-correlation-request-id"); len(c) == 36 && uuid.Validate(c) == nil {
 		correlation = lower(c)
+		e.ClientRequest = correlation
 	}
-	w.Header().Set("x-ms-request-id", id)
+	w.Header().Set("x-ms-request-id", e.Request)
 	w.Header().Set("x-ms-correlation-request-id", correlation)
-	a, err := p.serve(w, r)
+	a, err := p.serve(w, r, e)
+	var body []byte
+	if err == nil && a.body != nil {
+		if body, err = json.Marshal(a.body); err != nil {
+			err = failure.Wrap(failure.Internal, err, "the answer cannot be written")
+		}
+	}
+	if e.Status = a.status; err != nil {
+		e.Status, e.Code = outcomeOf(err)
+	}
+	e.Took = time.Since(started)
+	if p.cfg.Recorder != nil {
+		// A client that went away does not take the record with it.
+		if failed := p.cfg.Recorder.Outcome(context.WithoutCancel(r.Context()), e); failed != nil {
+			err = failed
+		}
+	}
 	if err != nil {
-		p.writeError(w, r, id, err)
+		p.writeError(w, r, e.Request, err)
 		return
 	}
 	for name, value := range a.header {
 		w.Header().Set(name, value)
 	}
-	var body []byte
-	if a.body != nil {
-		if body, err = json.Marshal(a.body); err != nil {
-			p.writeError(w, r, id, failure.Wrap(failure.Internal, err, "the answer cannot be written"))
-			return
-		}
-	}
 	writeBody(w, a.status, body)
 }
 
+// outcomeOf is the status and code that an error is answered with.
+func outcomeOf(err error) (status int, code string) {
+	status, body := bodyOf(err)
+	return status, body.Error.Code
+}
+
+// bodyOf is api.FromFailure with the codes of Resource Manager where they differ.
+func bodyOf(err error) (status int, body api.ErrorBody) {
+	status, body = api.FromFailure(err, "")
+	if code, other := armCodes[body.Error.Code]; other {
+		body.Error.Code = code
+	}
+	return status, body
+}
+
 // serve is the order of every request: path, token, route, version, subscription, role, body, operation.
-func (p *Plane) serve(w http.ResponseWriter, r *http.Request) (answer, error) {
+func (p *Plane) serve(w http.ResponseWriter, r *http.Request, e *record.Call) (answer, error) {
 	for _, name := range []string{"X-HTTP-Method", "X-HTTP-Method-Override", "X-HTTP-Request"} {
 		if r.Header.Get(name) != "" {
 			return answer{}, failure.New(failure.BadParameter, "a method override header is not accepted; send the method itself")
@@ -217,6 +245,7 @@ func (p *Plane) serve(w http.ResponseWriter, r *http.Request) (answer, error) {
 				`Bearer authorization_uri="%s/%s", error="invalid_token", error_description="The access token is missing or does not hold."`, c.base, p.cfg.Tenant))
 			return answer{}, err
 		}
+		e.Caller = c.caller
 	}
 	if routeErr != nil {
 		if allow, bad := errors.AsType[*methodError](routeErr); bad {
@@ -226,6 +255,11 @@ func (p *Plane) serve(w http.ResponseWriter, r *http.Request) (answer, error) {
 		return answer{}, routeErr
 	}
 	c.args = args
+	// Reading and the questions that sign-in asks change nothing; a resource group is a name and cannot be made.
+	e.Operation, e.Changes = rt.name, rt.access == operators && r.Method != http.MethodGet && r.Method != http.MethodHead && strings.Contains(rt.name, "ManagedHsm") && !strings.HasPrefix(rt.name, "Check")
+	if name := args["name"]; checkHSMName(name) == nil {
+		e.HSM = name
+	}
 	if err := rt.versions.check(query); err != nil {
 		return answer{}, err
 	}
@@ -241,6 +275,12 @@ func (p *Plane) serve(w http.ResponseWriter, r *http.Request) (answer, error) {
 		if c.body, err = readBody(w, r); err != nil {
 			return answer{}, err
 		}
+	}
+	if e.Changes && p.cfg.Recorder != nil {
+		if err := p.cfg.Recorder.Intent(r.Context(), e); err != nil {
+			return answer{}, err
+		}
+		e.Intended = true
 	}
 	return rt.run(p, r.Context(), c)
 }
@@ -337,10 +377,7 @@ var armCodes = map[string]string{
 
 // writeError is the only place that writes a status of 400 or more.
 func (p *Plane) writeError(w http.ResponseWriter, r *http.Request, id string, err error) {
-	status, body := api.FromFailure(err, "")
-	if code, other := armCodes[body.Error.Code]; other {
-		body.Error.Code = code
-	}
+	status, body := bodyOf(err)
 	switch {
 	case status >= 500:
 		p.cfg.Log.ErrorContext(r.Context(), "control-plane request failed", "request", id, "status", status, "error", err)

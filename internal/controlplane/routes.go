@@ -26,6 +26,7 @@ type route struct {
 	versions        versions
 	access          who
 	takesBody       bool
+	name            string // for records: the operation's name in the REST reference, or one like them
 	run             func(*Plane, context.Context, *call) (answer, error)
 }
 
@@ -51,33 +52,33 @@ const (
 )
 
 var routes = []route{
-	{http.MethodGet, "/metadata/endpoints", anyVersion, public, false, (*Plane).metadata},
-	{http.MethodGet, "/v1.0/{rest}", anyVersion, public, false, (*Plane).graph},
-	{http.MethodPost, "/v1.0/{rest}", anyVersion, public, false, (*Plane).graph},
+	{http.MethodGet, "/metadata/endpoints", anyVersion, public, false, "GetMetadata", (*Plane).metadata},
+	{http.MethodGet, "/v1.0/{rest}", anyVersion, public, false, "QueryGraph", (*Plane).graph},
+	{http.MethodPost, "/v1.0/{rest}", anyVersion, public, false, "QueryGraph", (*Plane).graph},
 
-	{http.MethodGet, "/tenants", resources, anyone, false, (*Plane).listTenants},
-	{http.MethodGet, "/subscriptions", resources, anyone, false, (*Plane).listSubscriptions},
-	{http.MethodGet, subscription, resources, operators, false, (*Plane).getSubscription},
-	{http.MethodGet, subscription + "/locations", resources, operators, false, (*Plane).listLocations},
-	{http.MethodGet, subscription + "/resourceGroups", resources, operators, false, (*Plane).listGroups},
-	{http.MethodGet, group, resources, operators, false, (*Plane).getGroup},
-	{http.MethodHead, group, resources, operators, false, (*Plane).headGroup},
-	{http.MethodPut, group, resources, operators, true, (*Plane).getGroup},
-	{http.MethodGet, subscription + "/resources", resources, operators, false, (*Plane).listResources},
-	{http.MethodGet, group + "/resources", resources, operators, false, (*Plane).listResources},
+	{http.MethodGet, "/tenants", resources, anyone, false, "ListTenants", (*Plane).listTenants},
+	{http.MethodGet, "/subscriptions", resources, anyone, false, "ListSubscriptions", (*Plane).listSubscriptions},
+	{http.MethodGet, subscription, resources, operators, false, "GetSubscription", (*Plane).getSubscription},
+	{http.MethodGet, subscription + "/locations", resources, operators, false, "ListLocations", (*Plane).listLocations},
+	{http.MethodGet, subscription + "/resourceGroups", resources, operators, false, "ListResourceGroups", (*Plane).listGroups},
+	{http.MethodGet, group, resources, operators, false, "GetResourceGroup", (*Plane).getGroup},
+	{http.MethodHead, group, resources, operators, false, "CheckResourceGroup", (*Plane).headGroup},
+	{http.MethodPut, group, resources, operators, true, "GetResourceGroup", (*Plane).getGroup},
+	{http.MethodGet, subscription + "/resources", resources, operators, false, "ListResources", (*Plane).listResources},
+	{http.MethodGet, group + "/resources", resources, operators, false, "ListResources", (*Plane).listResources},
 
-	{http.MethodGet, subscription + vault + "/managedHSMs", keyVault, operators, false, (*Plane).listHSMs},
-	{http.MethodGet, group + vault + "/managedHSMs", keyVault, operators, false, (*Plane).listHSMs},
-	{http.MethodGet, group + vault + "/managedHSMs/{name}", keyVault, operators, false, (*Plane).getHSM},
-	{http.MethodPut, group + vault + "/managedHSMs/{name}", keyVault, operators, true, (*Plane).putHSM},
-	{http.MethodPatch, group + vault + "/managedHSMs/{name}", keyVault, operators, true, (*Plane).patchHSM},
-	{http.MethodDelete, group + vault + "/managedHSMs/{name}", keyVault, operators, false, (*Plane).deleteHSM},
-	{http.MethodGet, subscription + vault + "/deletedManagedHSMs", keyVault, operators, false, (*Plane).listDeleted},
-	{http.MethodGet, location + "/deletedManagedHSMs/{name}", keyVault, operators, false, (*Plane).getDeleted},
-	{http.MethodPost, location + "/deletedManagedHSMs/{name}/purge", keyVault, operators, false, (*Plane).purgeHSM},
-	{http.MethodPost, subscription + vault + "/checkMhsmNameAvailability", keyVault, operators, true, (*Plane).checkName},
-	{http.MethodGet, location + "/managedHsmOperationStatuses/{operation}", anyVersion, operators, false, (*Plane).operationStatus},
-	{http.MethodGet, location + "/managedHsmOperationResults/{operation}", anyVersion, operators, false, (*Plane).operationStatus},
+	{http.MethodGet, subscription + vault + "/managedHSMs", keyVault, operators, false, "ListManagedHsms", (*Plane).listHSMs},
+	{http.MethodGet, group + vault + "/managedHSMs", keyVault, operators, false, "ListManagedHsms", (*Plane).listHSMs},
+	{http.MethodGet, group + vault + "/managedHSMs/{name}", keyVault, operators, false, "GetManagedHsm", (*Plane).getHSM},
+	{http.MethodPut, group + vault + "/managedHSMs/{name}", keyVault, operators, true, "CreateOrUpdateManagedHsm", (*Plane).putHSM},
+	{http.MethodPatch, group + vault + "/managedHSMs/{name}", keyVault, operators, true, "UpdateManagedHsm", (*Plane).patchHSM},
+	{http.MethodDelete, group + vault + "/managedHSMs/{name}", keyVault, operators, false, "DeleteManagedHsm", (*Plane).deleteHSM},
+	{http.MethodGet, subscription + vault + "/deletedManagedHSMs", keyVault, operators, false, "ListDeletedManagedHsms", (*Plane).listDeleted},
+	{http.MethodGet, location + "/deletedManagedHSMs/{name}", keyVault, operators, false, "GetDeletedManagedHsm", (*Plane).getDeleted},
+	{http.MethodPost, location + "/deletedManagedHSMs/{name}/purge", keyVault, operators, false, "PurgeDeletedManagedHsm", (*Plane).purgeHSM},
+	{http.MethodPost, subscription + vault + "/checkMhsmNameAvailability", keyVault, operators, true, "CheckManagedHsmNameAvailability", (*Plane).checkName},
+	{http.MethodGet, location + "/managedHsmOperationStatuses/{operation}", anyVersion, operators, false, "GetOperationStatus", (*Plane).operationStatus},
+	{http.MethodGet, location + "/managedHsmOperationResults/{operation}", anyVersion, operators, false, "GetOperationStatus", (*Plane).operationStatus},
 }
 
 func (v versions) check(query url.Values) error {

@@ -5,6 +5,7 @@ import (
 	"crypto"
 	"crypto/rsa"
 	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/pem"
 	"fmt"
 	"strings"
@@ -12,11 +13,12 @@ import (
 	"strongroom/secret"
 )
 
-// PEM labels (RFC 7468 sections 5, 10 and 11; the PKCS #1 label is OpenSSL's).
+// PEM labels (RFC 7468 sections 5, 10 and 11; the labels of PKCS #1 and SEC 1 are OpenSSL's).
 const (
 	pemPKCS8          = "PRIVATE KEY"
 	pemEncryptedPKCS8 = "ENCRYPTED PRIVATE KEY"
 	pemPKCS1          = "RSA PRIVATE KEY"
+	pemSEC1           = "EC PRIVATE KEY"
 	pemCertificate    = "CERTIFICATE"
 )
 
@@ -36,6 +38,59 @@ const (
 // bounded (10 million rounds of PBKDF2; 256 MiB of scrypt) before any of it is done. Errors are those of this
 // package and never hold bytes of the file.
 func ParseKey(pemBytes []byte, passphrases []secret.Bytes) (crypto.Decrypter, error) {
+	block, err := firstKey(pemBytes)
+	if err != nil {
+		return nil, err
+	}
+	defer clear(block.Bytes)
+	return parseBlock(block, passphrases)
+}
+
+// PrivateDER returns the first private key of a PEM file in DER, whatever kind of key it is, and the label that says in
+// which form: "PRIVATE KEY" (PKCS #8, also of what was encrypted), "RSA PRIVATE KEY" or "EC PRIVATE KEY". The bounds
+// and errors are those of [ParseKey]. What is in it is not looked at, but for the frame of an encrypted key, by which a
+// right passphrase is told from a wrong one. The caller wipes the result.
+func PrivateDER(pemBytes []byte, passphrases []secret.Bytes) (label string, der secret.Bytes, err error) {
+	block, err := firstKey(pemBytes)
+	if err != nil {
+		return "", secret.Bytes{}, err
+	}
+	if err := checkBlock(block); err != nil {
+		clear(block.Bytes)
+		return "", secret.Bytes{}, err
+	}
+	switch block.Type {
+	case pemPKCS8, pemPKCS1, pemSEC1:
+		return block.Type, secret.Take(block.Bytes), nil
+	case pemEncryptedPKCS8:
+		err := decrypt(block.Bytes, passphrases, func(plain []byte) bool {
+			var frame privateKeyInfo
+			fits := unmarshal(plain, &frame) == nil
+			if fits {
+				der = secret.New(plain)
+			}
+			clear(frame.PrivateKey)
+			return fits
+		})
+		clear(block.Bytes)
+		if err != nil {
+			return "", secret.Bytes{}, err
+		}
+		return pemPKCS8, der, nil
+	}
+	clear(block.Bytes)
+	return "", secret.Bytes{}, ErrNotPEM
+}
+
+// privateKeyInfo is the frame of RFC 5208 section 5; package asn1 passes over what may follow in it.
+type privateKeyInfo struct {
+	Version    int
+	Algorithm  pkix.AlgorithmIdentifier
+	PrivateKey []byte
+}
+
+// firstKey finds the first private key of a PEM file.
+func firstKey(pemBytes []byte) (*pem.Block, error) {
 	if len(pemBytes) > maxKeyFile {
 		return nil, ErrTooLarge
 	}
@@ -50,11 +105,9 @@ func ParseKey(pemBytes []byte, passphrases []secret.Bytes) (crypto.Decrypter, er
 			sawCertificate = true
 			continue
 		}
-		if !strings.HasSuffix(block.Type, "PRIVATE KEY") {
-			continue
+		if strings.HasSuffix(block.Type, "PRIVATE KEY") {
+			return block, nil
 		}
-		defer clear(block.Bytes)
-		return parseBlock(block, passphrases)
 	}
 	if sawCertificate {
 		return nil, ErrIsCertificate
@@ -62,13 +115,20 @@ func ParseKey(pemBytes []byte, passphrases []secret.Bytes) (crypto.Decrypter, er
 	return nil, ErrNotPEM
 }
 
-func parseBlock(block *pem.Block, passphrases []secret.Bytes) (crypto.Decrypter, error) {
+func checkBlock(block *pem.Block) error {
 	if block.Headers["Proc-Type"] != "" || block.Headers["DEK-Info"] != "" {
 		// OpenSSL's form of before PKCS #8: one round of MD5 between the passphrase and the key.
-		return nil, ErrWeakEncryption
+		return ErrWeakEncryption
 	}
 	if len(block.Bytes) > maxKeyDER {
-		return nil, ErrTooLarge
+		return ErrTooLarge
+	}
+	return nil
+}
+
+func parseBlock(block *pem.Block, passphrases []secret.Bytes) (crypto.Decrypter, error) {
+	if err := checkBlock(block); err != nil {
+		return nil, err
 	}
 	switch block.Type {
 	case pemPKCS8:
@@ -81,22 +141,34 @@ func parseBlock(block *pem.Block, passphrases []secret.Bytes) (crypto.Decrypter,
 		return checkRSA(key)
 	case pemEncryptedPKCS8:
 		return parseEncrypted(block.Bytes, passphrases)
-	case "EC PRIVATE KEY", "DSA PRIVATE KEY":
+	case pemSEC1, "DSA PRIVATE KEY":
 		return nil, ErrNotRSA
 	default:
 		return nil, ErrNotPEM
 	}
 }
 
-// parseEncrypted tries every passphrase. A wrong one mostly fails in the padding; one in 256 gets past it and
-// fails as ASN.1, which is why a plaintext that does not parse counts as a wrong passphrase, not as damage.
-func parseEncrypted(der []byte, passphrases []secret.Bytes) (crypto.Decrypter, error) {
+func parseEncrypted(der []byte, passphrases []secret.Bytes) (key crypto.Decrypter, err error) {
+	wrong := decrypt(der, passphrases, func(plain []byte) bool {
+		key, err = parsePKCS8(plain)
+		return err == nil || errIsAny(err, ErrNotRSA, ErrWeakKey, ErrTooLarge)
+	})
+	if wrong != nil {
+		return nil, wrong
+	}
+	return key, err
+}
+
+// decrypt tries every passphrase until fits takes what comes out, which is wiped afterwards. A wrong one mostly fails
+// in the padding; one in 256 gets past it and fails as ASN.1, which is why a plaintext that does not parse counts as a
+// wrong passphrase, not as damage.
+func decrypt(der []byte, passphrases []secret.Bytes, fits func(plain []byte) bool) error {
 	box, err := parsePBES2(der)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if len(passphrases) == 0 {
-		return nil, ErrPassphraseNeeded
+		return ErrPassphraseNeeded
 	}
 	for _, p := range passphrases {
 		if p.Len() > maxPassphrase {
@@ -106,13 +178,13 @@ func parseEncrypted(der []byte, passphrases []secret.Bytes) (crypto.Decrypter, e
 		if !ok {
 			continue
 		}
-		key, err := parsePKCS8(plain)
+		done := fits(plain)
 		clear(plain)
-		if err == nil || errIsAny(err, ErrNotRSA, ErrWeakKey, ErrTooLarge) {
-			return key, err
+		if done {
+			return nil
 		}
 	}
-	return nil, ErrPassphraseWrong
+	return ErrPassphraseWrong
 }
 
 func parsePKCS8(der []byte) (crypto.Decrypter, error) {

@@ -232,3 +232,62 @@ func FuzzParseCertificates(f *testing.F) {
 		}
 	})
 }
+
+// A key of any kind comes out as it is, decrypted if need be.
+func TestPrivateDER(t *testing.T) {
+	dir := t.TempDir()
+	ec := write(t, filepath.Join(dir, "ec.pem"), openssl(t, "genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:secp256k1"))
+	pkcs8 := openssl(t, "pkcs8", "-topk8", "-nocrypt", "-in", ec, "-outform", "DER")
+	sesame, barley := secret.New([]byte("open sesame")), secret.New([]byte("open barley"))
+	encrypted := openssl(t, "pkcs8", "-topk8", "-in", ec, "-passout", "pass:open sesame")
+	_, certificate, err := Generate(rand.Reader, "ada", 2048, secret.Bytes{}, testTime)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, tc := range map[string]struct {
+		file        []byte
+		passphrases []secret.Bytes
+		label       string
+		der         []byte
+		err         error
+	}{
+		"PKCS #8":                    {read(t, ec), nil, pemPKCS8, pkcs8, nil},
+		"SEC 1":                      {openssl(t, "ec", "-in", ec), nil, pemSEC1, openssl(t, "ec", "-in", ec, "-outform", "DER"), nil},
+		"encrypted":                  {encrypted, []secret.Bytes{barley, sesame}, pemPKCS8, pkcs8, nil},
+		"encrypted, no passphrase":   {encrypted, nil, "", nil, ErrPassphraseNeeded},
+		"encrypted, the wrong one":   {encrypted, []secret.Bytes{barley}, "", nil, ErrPassphraseWrong},
+		"encrypted by triple DES":    {openssl(t, "pkcs8", "-topk8", "-in", ec, "-v2", "des3", "-passout", "pass:open sesame"), []secret.Bytes{sesame}, "", nil, ErrWeakEncryption},
+		"encrypted as before PKCS 8": {openssl(t, "ec", "-in", ec, "-aes256", "-passout", "pass:open sesame"), []secret.Bytes{sesame}, "", nil, ErrWeakEncryption},
+		"a certificate":              {certificate, nil, "", nil, ErrIsCertificate},
+		"a kind that nobody reads":   {pem.EncodeToMemory(&pem.Block{Type: "DSA PRIVATE KEY", Bytes: make([]byte, 99)}), nil, "", nil, ErrNotPEM},
+		"9 KiB":                      {pem.EncodeToMemory(&pem.Block{Type: pemPKCS8, Bytes: make([]byte, 9<<10)}), nil, "", nil, ErrTooLarge},
+		"65 KiB":                     {make([]byte, 65<<10), nil, "", nil, ErrTooLarge},
+		"nothing":                    {nil, nil, "", nil, ErrNotPEM},
+	} {
+		t.Run(name, func(t *testing.T) {
+			label, der, err := PrivateDER(tc.file, tc.passphrases)
+			if !errors.Is(err, tc.err) || (err == nil) != (tc.err == nil) {
+				t.Fatalf("got %v, want %v", err, tc.err)
+			}
+			if err == nil && (label != tc.label || !bytes.Equal(der.Reveal(), tc.der)) {
+				t.Errorf("got a %s that is another key", label)
+			}
+			if err != nil && !der.IsZero() {
+				t.Error("an error, and a key")
+			}
+		})
+	}
+}
+
+// FuzzPrivateDER is FuzzParseKey for keys of any kind.
+func FuzzPrivateDER(f *testing.F) {
+	for _, label := range []string{pemPKCS8, pemPKCS1, pemSEC1, pemEncryptedPKCS8, "DSA PRIVATE KEY", pemCertificate} {
+		f.Add(pem.EncodeToMemory(&pem.Block{Type: label, Bytes: make([]byte, 48)}))
+	}
+	f.Fuzz(func(t *testing.T, file []byte) {
+		label, der, err := PrivateDER(file, nil)
+		if (label == "") == (err == nil) || der.Len() > maxKeyDER {
+			t.Fatalf("label %q and %d bytes with error %v", label, der.Len(), err)
+		}
+	})
+}

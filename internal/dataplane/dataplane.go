@@ -4,6 +4,7 @@
 package dataplane
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -13,6 +14,7 @@ import (
 	"mime"
 	"net/http"
 	"net/url"
+	"reflect"
 	"strconv"
 	"strings"
 	"time"
@@ -23,6 +25,9 @@ import (
 	"strongroom/internal/api"
 	"strongroom/internal/failure"
 	"strongroom/internal/hsm"
+	"strongroom/internal/limit"
+	"strongroom/internal/metrics"
+	"strongroom/internal/record"
 	"strongroom/internal/strictjson"
 )
 
@@ -45,23 +50,32 @@ type Config struct {
 	Region        string
 	Log           *slog.Logger
 	Now           func() time.Time
+	// What follows may be nil. Limits bound what one principal and all of them may ask for; Recorder keeps the record
+	// without which nothing is done and nothing is answered; Metrics count.
+	Limits   *limit.Limiter
+	Recorder record.Recorder
+	Metrics  *metrics.Metrics
 }
 
 // Handler answers the data plane. Its requests carry the HSM's name in their context: see [Serve].
 type Handler struct {
 	cfg    Config
 	router router
+	region []string // value of a header
 }
 
 // New returns the handler for all HSMs of a server.
 func New(cfg Config) *Handler {
-	return &Handler{cfg: cfg, router: newRouter(routes)}
+	return &Handler{cfg: cfg, router: newRouter(routes), region: []string{cfg.Region}}
 }
 
 // operation is one line of behaviour: its bounds and what it does.
 type operation struct {
-	maxBody    int64 // bytes; 0 means the operation takes no body, and one that is sent is ignored
-	anyVersion bool  // status routes: clients poll the URL as given, without api-version
+	name       string        // for records and metrics: the operation's name in the REST reference, or one like them
+	action     access.Action // set by newRouter from the table of actions
+	changes    bool          // something that outlasts the call: state, or who has it
+	maxBody    int64         // bytes; 0 means the operation takes no body, and one that is sent is ignored
+	anyVersion bool          // status routes: clients poll the URL as given, without api-version
 	run        func(ctx context.Context, c *call) (answer, error)
 }
 
@@ -74,6 +88,7 @@ type call struct {
 	id, scope     string // of a role definition or assignment, and where in the HSM it is
 	query         url.Values
 	body          []byte
+	record        *record.Call
 }
 
 // answer is what goes back. A nil body is an empty one. A secret body is cleared once it is written, as far as its
@@ -89,34 +104,89 @@ func ok(body any) (answer, error) { return answer{status: http.StatusOK, body: b
 
 // Serve answers r for the HSM of the given name.
 func (h *Handler) Serve(w http.ResponseWriter, r *http.Request, name string) {
-	started := h.cfg.Now()
-	id := uuid.NewString()
-	header := w.Header()
-	header.Set("x-ms-request-id", id)
-	header.Set("x-ms-keyvault-region", h.cfg.Region)
-	if c := r.Header.Get("x-ms-client-request-id"); c != "" && len(c) <= 64 && isToken(c) {
-		header.Set("x-ms-client-request-id", c)
-	}
-	a, err := h.serve(w, r, name)
-	status := a.status
-	if err != nil {
-		status = h.writeError(r.Context(), w, r, id, err)
-	} else {
-		h.write(w, a)
-	}
-	h.cfg.Log.DebugContext(r.Context(), "request", "hsm", name, "method", printableMethod(r.Method), "status", status, "request", id, "took", h.cfg.Now().Sub(started))
+	h.respond(w, r, func(e *record.Call) (answer, error) { return h.serve(w, r, name, e) })
 }
 
 // Refuse answers a request that reached no HSM.
 func (h *Handler) Refuse(w http.ResponseWriter, r *http.Request, err error) {
-	id := uuid.NewString()
-	w.Header().Set("x-ms-request-id", id)
-	h.writeError(r.Context(), w, r, id, err)
+	h.respond(w, r, func(*record.Call) (answer, error) { return answer{}, err })
 }
 
-// serve is the order of every request: path, host, token, route, version, body, operation.
-func (h *Handler) serve(w http.ResponseWriter, r *http.Request, name string) (answer, error) {
-	if r.Header.Get("X-HTTP-Method") != "" || r.Header.Get("X-HTTP-Method-Override") != "" || r.Header.Get("X-HTTP-Request") != "" {
+// respond has a request answered, its record kept, and only then the answer written.
+func (h *Handler) respond(w http.ResponseWriter, r *http.Request, serve func(e *record.Call) (answer, error)) {
+	started := h.cfg.Now()
+	e := &record.Call{Request: uuid.NewString(), Source: record.Source(r.RemoteAddr)}
+	header := w.Header()
+	header[headerRequestID] = []string{e.Request}
+	header[headerRegion] = h.region
+	if c := r.Header.Get(headerClientRequestID); c != "" && len(c) <= 64 && isToken(c) {
+		header[headerClientRequestID] = []string{c}
+		e.ClientRequest = c
+	}
+	if h.cfg.Metrics != nil {
+		defer h.cfg.Metrics.Begin()()
+	}
+	defer func() {
+		if p := recover(); p != nil { // the server answers it, and there is no answer without a record
+			e.Status, e.Code = http.StatusInternalServerError, "InternalServerError"
+			if h.cfg.Recorder != nil {
+				_ = h.cfg.Recorder.Outcome(context.WithoutCancel(r.Context()), e)
+			}
+			panic(p)
+		}
+	}()
+	a, err := serve(e)
+	var refusal api.ErrorBody
+	if e.Status = a.status; err != nil {
+		e.Status, refusal = api.FromFailure(err, e.Request)
+		e.Code = refusal.Error.Code
+	}
+	e.Took = h.cfg.Now().Sub(started)
+	if h.cfg.Recorder != nil {
+		// A client that went away does not take the record with it.
+		if failed := h.cfg.Recorder.Outcome(context.WithoutCancel(r.Context()), e); failed != nil {
+			if a.wipe != nil {
+				a.wipe()
+			}
+			err = failed
+			e.Status, refusal = api.FromFailure(err, e.Request)
+		}
+	}
+	if err != nil {
+		h.writeError(r.Context(), w, r, e, err, refusal)
+	} else {
+		h.write(w, a)
+	}
+	if h.cfg.Metrics != nil {
+		h.cfg.Metrics.Observe(e.HSM, e.Operation, e.Status, e.Took)
+	}
+	if h.cfg.Log.Enabled(r.Context(), slog.LevelDebug) {
+		h.cfg.Log.DebugContext(r.Context(), "request", "hsm", e.HSM, "operation", e.Operation, "method", printableMethod(r.Method), "status", e.Status, "request", e.Request, "took", e.Took)
+	}
+}
+
+// Headers, spelled as net/http keeps them, so that it need not respell them for each request. Values that are always
+// the same are shared by all answers; nobody changes a value in place.
+const (
+	headerRequestID       = "X-Ms-Request-Id"
+	headerRegion          = "X-Ms-Keyvault-Region"
+	headerClientRequestID = "X-Ms-Client-Request-Id"
+)
+
+var fixedHeaders = []struct {
+	name  string
+	value []string
+}{
+	{"Content-Type", []string{"application/json; charset=utf-8"}},
+	{"Cache-Control", []string{"no-cache"}},
+	{"X-Content-Type-Options", []string{"nosniff"}},
+	{"X-Frame-Options", []string{"SAMEORIGIN"}},
+	{"Content-Security-Policy", []string{"default-src 'self'"}},
+}
+
+// serve is the order of every request: path, host, token, rate, route, version, body, HSM, place, record, operation.
+func (h *Handler) serve(w http.ResponseWriter, r *http.Request, name string, e *record.Call) (answer, error) {
+	if r.Header.Get("X-Http-Method") != "" || r.Header.Get("X-Http-Method-Override") != "" || r.Header.Get("X-Http-Request") != "" {
 		return answer{}, failure.New(failure.BadParameter, "a method override header is not accepted; send the method itself")
 	}
 	segments, pathErr := splitPath(r.URL)
@@ -137,12 +207,22 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, name string) (an
 		w.Header().Set("WWW-Authenticate", fmt.Sprintf("Bearer authorization=%q, resource=%q", h.cfg.Authorization, resource))
 		return answer{}, err
 	}
+	e.Caller = caller
+	if h.cfg.Limits != nil {
+		if err := h.cfg.Limits.Allow(caller.ObjectID); err != nil {
+			return answer{}, err
+		}
+	}
 	if pathErr != nil {
 		return answer{}, pathErr
 	}
 	m, err := h.router.find(r.Method, segments)
 	if err != nil {
 		return answer{}, err
+	}
+	e.Operation, e.Action, e.Changes, e.Version = m.op.name, m.action, m.op.changes, m.version
+	if access.ValidScope(access.ScopeKey(m.name)) {
+		e.Key = m.name
 	}
 	if err := checkVersion(query, m.op.anyVersion); err != nil {
 		return answer{}, err
@@ -155,7 +235,21 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, name string) (an
 	if err != nil {
 		return answer{}, err
 	}
-	return m.op.run(r.Context(), &call{caller: caller, hsm: target, base: "https://" + r.Host, name: m.name, version: m.version, id: m.id, query: query, body: body})
+	e.HSM, e.HSMID = target.Name(), target.ID()
+	if h.cfg.Limits != nil {
+		leave, err := h.cfg.Limits.Enter(r.Context(), e.HSMID)
+		if err != nil {
+			return answer{}, err
+		}
+		defer leave()
+	}
+	if m.op.changes && h.cfg.Recorder != nil {
+		if err := h.cfg.Recorder.Intent(r.Context(), e); err != nil {
+			return answer{}, err
+		}
+		e.Intended = true
+	}
+	return m.op.run(r.Context(), &call{caller: caller, hsm: target, base: "https://" + r.Host, name: m.name, version: m.version, id: m.id, query: query, body: body, record: e})
 }
 
 // authenticate verifies the bearer token. SDK clients send their first request without one, and with the body
@@ -181,19 +275,31 @@ func resourceOf(host string) (string, error) {
 			return "", failure.New(failure.BadParameter, "the Host header is not a host name")
 		}
 	}
-	if _, rest, dotted := strings.Cut(name, "."); dotted {
-		name = rest
-	}
 	if hasPort {
 		if _, err := strconv.ParseUint(port, 10, 16); err != nil {
 			return "", failure.New(failure.BadParameter, "the Host header has no valid port")
 		}
-		name += ":" + port
 	}
-	return "https://" + strings.ToLower(name), nil
+	if first, _, dotted := strings.Cut(name, "."); dotted {
+		host = host[len(first)+1:]
+	}
+	return "https://" + strings.ToLower(host), nil
 }
 
+// plainQueries are the queries of most requests, nothing but a known version, already taken apart. They are shared and
+// only read.
+var plainQueries = func() map[string]url.Values {
+	m := map[string]url.Values{}
+	for v := range apiVersions {
+		m["api-version="+v] = url.Values{"api-version": {v}}
+	}
+	return m
+}()
+
 func parseQuery(raw string) (url.Values, error) {
+	if query := plainQueries[raw]; query != nil {
+		return query, nil
+	}
 	if len(raw) > 4096 {
 		return nil, failure.New(failure.BadParameter, "the query is too long")
 	}
@@ -233,7 +339,8 @@ func readBody(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, erro
 	if limit == 0 {
 		return nil, nil
 	}
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
+	// What is announced and does not come must not hold more memory than what does come.
+	body, err := readAll(http.MaxBytesReader(w, r.Body, limit), min(r.ContentLength, limit, smallBody))
 	if err != nil {
 		if _, tooLarge := errors.AsType[*http.MaxBytesError](err); tooLarge {
 			return nil, failure.New(failure.TooLarge, "the body is larger than %d bytes, the limit of this operation", limit)
@@ -243,7 +350,7 @@ func readBody(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, erro
 	if len(body) == 0 {
 		return nil, nil
 	}
-	if kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || kind != "application/json" {
+	if !isJSON(r.Header.Get("Content-Type")) {
 		return nil, failure.New(failure.BadMediaType, "the body must be JSON, with Content-Type: application/json")
 	}
 	if err := strictjson.Check(body, bodyLimits); err != nil {
@@ -252,30 +359,88 @@ func readBody(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, erro
 	return body, nil
 }
 
+// readAll is io.ReadAll with room for what is announced, so that a plaintext is in one place and not in all that the
+// buffer grew out of. announced is negative if nothing is known.
+func readAll(r io.Reader, announced int64) ([]byte, error) {
+	body := make([]byte, 0, max(announced, 511)+1) // one more, to see the end
+	for {
+		n, err := r.Read(body[len(body):cap(body)])
+		body = body[:len(body)+n]
+		if err == io.EOF {
+			return body, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		if len(body) == cap(body) {
+			body = append(body, 0)[:len(body)]
+		}
+	}
+}
+
+func isJSON(contentType string) bool {
+	switch contentType { // as nearly everybody writes it
+	case "application/json", "application/json; charset=utf-8":
+		return true
+	}
+	kind, _, err := mime.ParseMediaType(contentType)
+	return err == nil && kind == "application/json"
+}
+
+// plainForm is a form that can be read without encoding/json where it is plain: see [strictjson.Flat].
+type plainForm interface {
+	TakeMember(name, value []byte) bool
+}
+
 // decode reads the body of a call. Members that are not in the form are ignored, as Azure does.
 func decode[T any](c *call) (T, error) {
 	var v T
 	if len(c.body) == 0 {
 		return v, failure.New(failure.BadParameter, "this operation needs a JSON body")
 	}
+	// null would be taken for an object without members, which is a request that changes nothing, or removes a policy.
+	if c.body[len(c.body)-len(bytes.TrimLeft(c.body, " \t\r\n"))] != '{' {
+		return v, failure.New(failure.BadParameter, "the body must be a JSON object: { … }")
+	}
+	if p, has := any(&v).(plainForm); has {
+		if strictjson.Flat(c.body, p.TakeMember) {
+			return v, nil
+		}
+		v = *new(T)
+	}
 	if err := json.Unmarshal(c.body, &v); err != nil {
 		what := "a member has the wrong type"
 		if t, isType := errors.AsType[*json.UnmarshalTypeError](err); isType && t.Field != "" {
-			what = fmt.Sprintf("member %q is not of the right type (%s)", t.Field, t.Type.Kind())
+			what = fmt.Sprintf("what is in member %q must be %s", t.Field, inWords(t.Type))
 		}
 		return v, failure.Wrap(failure.BadParameter, err, "the body is not the JSON that this operation takes: %s", what)
 	}
 	return v, nil
 }
 
+// inWords says what a member must be, for people who write JSON and not Go.
+func inWords(t reflect.Type) string {
+	if t == reflect.TypeFor[api.Base64URL]() {
+		return "a string in base64url without padding"
+	}
+	switch t.Kind() {
+	case reflect.Bool:
+		return "true or false"
+	case reflect.Int, reflect.Int64:
+		return "a whole number, written with digits alone, that is not too large"
+	case reflect.Slice:
+		return "an array"
+	case reflect.Map, reflect.Struct:
+		return "an object"
+	}
+	return "a string"
+}
+
 func (h *Handler) write(w http.ResponseWriter, a answer) {
 	for name, value := range a.header {
 		w.Header().Set(name, value)
 	}
-	var body []byte
-	if a.body != nil {
-		body, _ = json.Marshal(a.body) // wire types hold strings, numbers and booleans
-	}
+	body := encode(a.body)
 	writeBody(w, a.status, body)
 	if a.wipe != nil {
 		clear(body)
@@ -283,30 +448,42 @@ func (h *Handler) write(w http.ResponseWriter, a answer) {
 	}
 }
 
+func encode(body any) []byte {
+	if body == nil {
+		return nil
+	}
+	if plain, has := body.(interface{ AppendJSON([]byte) ([]byte, bool) }); has {
+		if out, ok := plain.AppendJSON(nil); ok {
+			return out
+		}
+	}
+	out, _ := json.Marshal(body) // wire types hold strings, numbers and booleans
+	return out
+}
+
 // writeError is the only place that writes a status of 400 or more.
-func (h *Handler) writeError(ctx context.Context, w http.ResponseWriter, r *http.Request, id string, err error) int {
-	status, body := api.FromFailure(err, id)
+func (h *Handler) writeError(ctx context.Context, w http.ResponseWriter, r *http.Request, e *record.Call, err error, body api.ErrorBody) {
 	switch {
-	case status >= 500:
-		h.cfg.Log.ErrorContext(ctx, "request failed", "request", id, "method", printableMethod(r.Method), "status", status, "error", err)
-	case status != http.StatusUnauthorized:
-		h.cfg.Log.InfoContext(ctx, "request refused", "request", id, "method", printableMethod(r.Method), "status", status, "code", body.Error.Code)
+	case e.Status >= 500:
+		h.cfg.Log.ErrorContext(ctx, "request failed", "request", e.Request, "operation", e.Operation, "method", printableMethod(r.Method), "status", e.Status, "error", err)
+	case e.Status != http.StatusUnauthorized:
+		h.cfg.Log.InfoContext(ctx, "request refused", "request", e.Request, "operation", e.Operation, "method", printableMethod(r.Method), "status", e.Status, "code", body.Error.Code)
 	}
 	if errors.Is(err, failure.Throttled) || errors.Is(err, failure.Unavailable) {
-		w.Header().Set("Retry-After", "5")
+		w.Header().Set("Retry-After", retryAfter)
 	}
 	out, _ := json.Marshal(body)
-	writeBody(w, status, out)
-	return status
+	writeBody(w, e.Status, out)
 }
+
+// retryAfter is when whoever is refused for now should come back.
+var retryAfter = strconv.Itoa(int(limit.RetryAfter / time.Second))
 
 func writeBody(w http.ResponseWriter, status int, body []byte) {
 	header := w.Header()
-	header.Set("Content-Type", "application/json; charset=utf-8")
-	header.Set("Cache-Control", "no-cache")
-	header.Set("X-Content-Type-Options", "nosniff")
-	header.Set("X-Frame-Options", "SAMEORIGIN")
-	header.Set("Content-Security-Policy", "default-src 'self'")
+	for _, h := range fixedHeaders {
+		header[h.name] = h.value
+	}
 	if status != http.StatusNoContent {
 		header.Set("Content-Length", strconv.Itoa(len(body)))
 	}

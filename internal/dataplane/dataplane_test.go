@@ -63,9 +63,35 @@ type fixture struct {
 	handler http.Handler
 	signer  jose.Signer
 	now     time.Time
+	config  dataplane.Config
+	// authority signs attestation tokens of authorityURL.
+	authority *ecdsa.PrivateKey
+	admin     string // see bearer
+	// logs is what the HSM and its data plane have logged from level on, which is nothing unless a test sets it.
+	logs  bytes.Buffer
+	level slog.LevelVar
 }
 
+// configure has the requests from now on answered under a changed configuration.
+func (f *fixture) configure(change func(*dataplane.Config)) {
+	change(&f.config)
+	plane := dataplane.New(f.config)
+	f.handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		name, _, _ := strings.Cut(r.Host, ".")
+		plane.Serve(w, r, name)
+	})
+}
+
+// allRoles are what a development server gives its administrator besides Managed HSM Administrator.
+var allRoles = []string{access.RoleCryptoUser, access.RoleCryptoOfficer}
+
 func newFixture(t testing.TB, hsms ...string) *fixture {
+	t.Helper()
+	return newFixtureWith(t, nil, hsms...)
+}
+
+// newFixtureWith is newFixture with options of the engine.
+func newFixtureWith(t testing.TB, options []software.Option, hsms ...string) *fixture {
 	t.Helper()
 	f := &fixture{t: t, store: memory.New(), now: time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)}
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -76,7 +102,16 @@ func newFixture(t testing.TB, hsms ...string) *fixture {
 		t.Fatal(err)
 	}
 	clock := func() time.Time { return f.now }
+	f.level.Set(slog.LevelError + 1000)
+	log := slog.New(slog.NewTextHandler(&f.logs, &slog.HandlerOptions{Level: &f.level}))
 	verifier, err := access.NewVerifier([]access.Issuer{{URL: issuerURL, Keys: &oidc.StaticKeySet{PublicKeys: []crypto.PublicKey{key.Public()}}, Algorithms: []string{oidc.ES256}}}, clock)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if f.authority, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
+		t.Fatal(err)
+	}
+	attestations, err := access.NewAttestations([]access.Issuer{{URL: authorityURL, Keys: &oidc.StaticKeySet{PublicKeys: []crypto.PublicKey{f.authority.Public()}}, Algorithms: []string{oidc.ES256}}}, clock)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -84,19 +119,16 @@ func newFixture(t testing.TB, hsms ...string) *fixture {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f.service = hsm.New(hsm.Config{Store: f.store, Seal: sl, Authorizer: access.NewAuthorizer(f.store, sl), Now: clock, Rand: rand.Reader, Log: slog.New(slog.DiscardHandler), ExchangeBits: 2048,
-		OpenEngine: func(w, b secret.Bytes) (engine.Engine, error) { return software.New(w, b, rand.Reader) }})
+	f.service = hsm.New(hsm.Config{Store: f.store, Seal: sl, Authorizer: access.NewAuthorizer(f.store, sl), Now: clock, Rand: rand.Reader, Log: log, ExchangeBits: 2048, Attestations: attestations,
+		OpenEngine: func(w, b secret.Bytes) (engine.Engine, error) { return software.New(w, b, rand.Reader, options...) }})
 	t.Cleanup(f.service.Close)
 	for _, name := range hsms {
-		if _, _, err := f.service.Create(t.Context(), hsm.Spec{Name: name, InitialAdmins: []string{adminID}}); err != nil {
+		if _, _, err := f.service.Create(t.Context(), hsm.Spec{Name: name, InitialAdmins: []string{adminID}, MoreRoles: allRoles}); err != nil {
 			t.Fatal(err)
 		}
 	}
-	plane := dataplane.New(dataplane.Config{HSMs: f.service, Verifier: verifier, Authorization: issuerURL + "/tenant", Region: "local", Log: slog.New(slog.DiscardHandler), Now: clock})
-	f.handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		name, _, _ := strings.Cut(r.Host, ".")
-		plane.Serve(w, r, name)
-	})
+	f.config = dataplane.Config{HSMs: f.service, Verifier: verifier, Authorization: issuerURL + "/tenant", Region: "local", Log: log, Now: clock}
+	f.configure(func(*dataplane.Config) {})
 	return f
 }
 
@@ -167,6 +199,18 @@ func (f *fixture) snapshot() string {
 	_ = f.store.View(context.Background(), func(r store.Reader) error {
 		for k, v := range r.Scan("", "") {
 			fmt.Fprintf(&b, "%s=%x\n", k, v)
+		}
+		return nil
+	})
+	return b.String()
+}
+
+// raw is the values of all records, as they are.
+func (f *fixture) raw() string {
+	var b strings.Builder
+	_ = f.store.View(context.Background(), func(r store.Reader) error {
+		for _, v := range r.Scan("", "") {
+			b.Write(v)
 		}
 		return nil
 	})
@@ -656,7 +700,7 @@ func golden(t *testing.T, name string, r request, w *httptest.ResponseRecorder) 
 	} else {
 		query = ""
 	}
-	fmt.Fprintf(&b, "%s %s%s\n", r.method, r.path, query)
+	fmt.Fprintf(&b, "%s %s%s\n", r.method, hex32.ReplaceAllString(r.path, "VERSION"), hex32.ReplaceAllString(query, "VERSION"))
 	if r.body != "" {
 		fmt.Fprintf(&b, "\n%s\n", abbreviate(fmt.Sprintf("%q", r.body)))
 	}

@@ -16,6 +16,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/decred/dcrd/dcrec/secp256k1/v4"
 	"github.com/go-jose/go-jose/v4"
 )
 
@@ -48,6 +49,31 @@ func TestImportOnTheWire(t *testing.T) {
 		if strings.Contains(all, hex.EncodeToString(n.Bytes())) || strings.Contains(all, hex.EncodeToString([]byte(b64(n.Bytes())))) {
 			t.Errorf("%s is in the store", name)
 		}
+	}
+}
+
+// As the Azure CLI imports a P-256K key from PEM: with the curve's old name, "Hsm" false, and numbers without their leading
+// zeros.
+func TestImportAsTheAzureCLI(t *testing.T) {
+	f := newFixture(t, "alpha")
+	f.activate("alpha")
+	var key *secp256k1.PrivateKey
+	var point []byte
+	for point == nil || point[1] != 0 {
+		var err error
+		if key, err = secp256k1.GeneratePrivateKey(); err != nil {
+			t.Fatal(err)
+		}
+		point = key.PubKey().SerializeUncompressed()
+	}
+	b64 := base64.RawURLEncoding.EncodeToString
+	bare := func(n []byte) string { return b64(new(big.Int).SetBytes(n).Bytes()) }
+	w := f.do(request{method: "PUT", path: "/keys/k", body: `{"Hsm":false,"key":{"kty":"EC","crv":"SECP256K1","x":"` + bare(point[1:33]) + `","y":"` + bare(point[33:]) + `","d":"` + bare(key.Serialize()) + `"}}`})
+	if w.Code != 200 || !strings.Contains(w.Body.String(), `"crv":"P-256K"`) || !strings.Contains(w.Body.String(), b64(point[1:33])) {
+		t.Errorf("import: %d %s", w.Code, w.Body)
+	}
+	if w := f.do(request{method: "POST", path: "/keys/k/create", body: `{"kty":"EC","crv":"SECP256K1"}`}); w.Code != 400 {
+		t.Errorf("create, where nothing that we know of uses the old name: %d %s", w.Code, w.Body)
 	}
 }
 

@@ -70,7 +70,7 @@ func importKey(ctx context.Context, c *call) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	p := keys.ImportParams{CreateParams: keys.CreateParams{Type: jwk.Kty, Curve: jwk.Crv, Ops: jwk.KeyOps, Tags: request.Tags}, Blob: jwk.Transfer, MorePrimes: given(jwk.Others)}
+	p := keys.ImportParams{CreateParams: keys.CreateParams{Type: jwk.Kty, Curve: importedCurve(jwk.Crv), Ops: jwk.KeyOps, Tags: request.Tags}, Blob: jwk.Transfer, MorePrimes: given(jwk.Others)}
 	if err := describeNew(&p.CreateParams, request.Attributes, request.ReleasePolicy); err != nil {
 		return answer{}, err
 	}
@@ -85,6 +85,15 @@ func importKey(ctx context.Context, c *call) (answer, error) {
 		return answer{}, err
 	}
 	return ok(c.bundle(key))
+}
+
+// importedCurve is the name of a curve. az 2.45 imports P-256K keys from PEM under the name that it had in the first
+// previews of Key Vault.
+func importedCurve(crv string) string {
+	if crv == "SECP256K1" {
+		return engine.P256K
+	}
+	return crv
 }
 
 func attestKey(ctx context.Context, c *call) (answer, error) {
@@ -265,7 +274,7 @@ func signDigest(ctx context.Context, c *call) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	return ok(api.KeyOperationResult{Kid: c.kid(r.Name, r.Version), Value: r.Signature, Alg: request.Alg})
+	return ok(api.KeyOperationResult{Kid: c.used(r.Name, r.Version), Value: r.Signature, Alg: request.Alg})
 }
 
 func verifySignature(ctx context.Context, c *call) (answer, error) {
@@ -302,7 +311,7 @@ func encryptWith(use func(k *keys.Keys, ctx context.Context, caller access.Calle
 		if err != nil {
 			return answer{}, err
 		}
-		return ok(api.KeyOperationResult{Kid: c.kid(r.Name, r.Version), Value: r.Value, Alg: request.Alg, IV: r.IV, Tag: r.Tag, AAD: request.AAD})
+		return ok(api.KeyOperationResult{Kid: c.used(r.Name, r.Version), Value: r.Value, Alg: request.Alg, IV: r.IV, Tag: r.Tag, AAD: request.AAD})
 	}
 }
 
@@ -323,7 +332,7 @@ func decryptWith(use func(k *keys.Keys, ctx context.Context, caller access.Calle
 		}
 		// The one way out for a plaintext: to the caller who asked for it.
 		return answer{status: http.StatusOK, wipe: r.Plaintext.Wipe,
-			body: api.KeyOperationResult{Kid: c.kid(r.Name, r.Version), Value: r.Plaintext.Reveal(), Alg: request.Alg}}, nil
+			body: api.KeyOperationResult{Kid: c.used(r.Name, r.Version), Value: r.Plaintext.Reveal(), Alg: request.Alg}}, nil
 	}
 }
 
@@ -399,8 +408,14 @@ func (c *call) kid(name, version string) string {
 	return id
 }
 
+// used is kid for the version that a call was about in the end, and notes it for the record.
+func (c *call) used(name, version string) string {
+	c.record.Key, c.record.Version = name, version
+	return c.kid(name, version)
+}
+
 func (c *call) bundle(k keys.Key) api.KeyBundle {
-	jwk := api.JSONWebKey{Kid: c.kid(k.Name, k.Version), Kty: string(k.Public.Type), KeyOps: k.Ops}
+	jwk := api.JSONWebKey{Kid: c.used(k.Name, k.Version), Kty: string(k.Public.Type), KeyOps: k.Ops}
 	switch k.Public.Type {
 	case engine.RSA:
 		jwk.N, jwk.E = k.Public.N.Bytes(), big.NewInt(int64(k.Public.E)).Bytes()

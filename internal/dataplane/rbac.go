@@ -112,8 +112,10 @@ func assignmentFilter(text string) (access.AssignmentFilter, error) {
 		return access.AssignmentFilter{AtScope: true}, nil
 	}
 	if principal, is := strings.CutPrefix(text, "principalId eq "); is {
-		principal = strings.Trim(strings.TrimSpace(principal), "'")
-		if principal != "" && len(principal) <= 512 && !strings.ContainsAny(principal, "' ") {
+		if quoted, begins := strings.CutPrefix(principal, "'"); begins {
+			principal, is = strings.CutSuffix(quoted, "'")
+		}
+		if is && principal != "" && len(principal) <= 512 && !strings.ContainsAny(principal, "' ") {
 			return access.AssignmentFilter{Principal: principal}, nil
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"strongroom/internal/access"
 	"strongroom/internal/failure"
 )
 
@@ -13,7 +14,7 @@ import (
 const maxPath = 512
 
 // route is one line of the table of routes. The pattern's segments are literals, {name} (any segment),
-// {version} (32 hexadecimal digits) or {id} (any segment: the name of a role definition or assignment). Literals are tried first, so an operation name is never read as a version.
+// {version} (32 hexadecimal digits) or {id} (any segment: the name of a role definition or assignment, or of a setting). Literals are tried first, so an operation name is never read as a version.
 type route struct {
 	method, pattern string
 	op              operation
@@ -22,6 +23,7 @@ type route struct {
 // match is a route with what its path says.
 type match struct {
 	op                operation
+	action            access.Action // that its caller must have
 	name, version, id string
 }
 
@@ -36,6 +38,7 @@ type router struct {
 // compiled is a route whose pattern has been taken apart.
 type compiled struct {
 	route
+	action   access.Action
 	segments []string
 	literals int
 }
@@ -43,7 +46,8 @@ type compiled struct {
 func newRouter(routes []route) router {
 	var r router
 	for _, route := range routes {
-		c := compiled{route: route, segments: strings.Split(route.pattern, "/")}
+		route.op.action = actions[route.method+" "+route.pattern]
+		c := compiled{route: route, action: actions[route.method+" "+route.pattern], segments: strings.Split(route.pattern, "/")}
 		for _, s := range c.segments {
 			if s != segmentName && s != segmentVersion && s != segmentID {
 				c.literals++
@@ -144,7 +148,7 @@ func (r *router) find(method string, segments []string) (match, error) {
 
 // match compares segments of the same number.
 func (c *compiled) match(segments []string) (m match, ok bool) {
-	m.op = c.op
+	m.op, m.action = c.op, c.action
 	for i, want := range c.segments {
 		s := segments[i]
 		switch want {

@@ -112,7 +112,7 @@ func TestEverySecurityDomainCallIsGuarded(t *testing.T) {
 func TestNothingOfOneHSMWorksOnAnother(t *testing.T) {
 	f := newFixture(t, "mine")
 	f.activate("mine")
-	if _, _, err := f.service.Create(t.Context(), hsm.Spec{Name: "theirs", InitialAdmins: []string{lowID}}); err != nil {
+	if _, _, err := f.service.Create(t.Context(), hsm.Spec{Name: "theirs", InitialAdmins: []string{lowID}, MoreRoles: allRoles}); err != nil {
 		t.Fatal(err)
 	}
 	them := f.token(map[string]any{"oid": lowID, "sub": lowID})

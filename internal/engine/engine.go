@@ -66,6 +66,14 @@ const (
 	AESKeyWrapPad = "CKM_AES_KEY_WRAP_PAD" // RFC 5649
 )
 
+// Ways in which Release wraps a key for a recipient, as Azure names them: RSA-OAEP of a fresh AES-256 key, and the target
+// wrapped with that key by RFC 5649. They differ in OAEP's hash, which is MGF1's too.
+const (
+	RSAAESKeyWrap    = "CKM_RSA_AES_KEY_WRAP" // SHA-1 (PKCS #11 3.0 section 2.1.21)
+	RSAAESKeyWrap256 = "RSA_AES_KEY_WRAP_256" // SHA-256
+	RSAAESKeyWrap384 = "RSA_AES_KEY_WRAP_384" // SHA-384
+)
+
 // Sizes that the AES algorithms fix, in bytes.
 const (
 	GCMIVSize  = 12
@@ -174,6 +182,8 @@ var (
 	// ErrMaterial says that key material from outside is not a sound key: its parts contradict each other, or it is of
 	// a kind that is known to be weak. Its text says which check failed and holds nothing of the key.
 	ErrMaterial = errors.New("engine: the key material is not sound")
+	// ErrRecipient says that a key is not one that another key may be released to.
+	ErrRecipient = errors.New("engine: the recipient's key cannot receive keys")
 	// ErrDecrypt says that a ciphertext does not decrypt. It never says, or wraps, why.
 	ErrDecrypt = errors.New("engine: the ciphertext does not decrypt")
 	// ErrClosed is the answer after Close.
@@ -244,6 +254,13 @@ type Engine interface {
 	// Rebind seals a key anew under another binding, for an attribute that becomes immutable late. The old sealed form
 	// goes on opening under the old binding: it is the caller's to forget it, and to call Drop.
 	Rebind(ctx context.Context, ref Ref, binding []byte) (sealed []byte, err error)
+	// Release wraps a key for a recipient outside the engine, who has the private part of to: an RSA key of 2048, 3072 or
+	// 4096 bits with an odd exponent of at least 65537. wrapping is one of the three above: ErrAlgorithm for all others.
+	// What is wrapped is PKCS #8 for RSA and EC keys, and the bare bytes for oct; ImportWrapped takes it back where to is
+	// a key of an engine. ErrRecipient for a key that is none of these, has small factors or comes from the generator of
+	// CVE-2017-15361 (ROCA). This is the one way in which a key leaves in a form that the domain does not hold the key to (threat K1): that the
+	// key is exportable, and that its release policy allows this recipient, is the caller's to check before.
+	Release(ctx context.Context, ref Ref, wrapping string, to Public) ([]byte, error)
 	// Drop forgets what the engine keeps in memory of the opened key, as soon as calls that use it have ended. Call it
 	// when a key is disabled, deleted, purged or replaced. It does not make ref unusable: that is the caller's part.
 	Drop(ref Ref)

@@ -54,6 +54,8 @@ type Config struct {
 	MaxHSMs int
 	// MaxKeys bounds how many keys one HSM has, deleted ones included; 0 means 5000, as Azure's.
 	MaxKeys int
+	// Attestations verifies the tokens that keys are released by; nil: none is.
+	Attestations *access.Attestations
 }
 
 // Service hosts the HSMs of one server. Safe for concurrent use.
@@ -65,9 +67,10 @@ type Service struct {
 	making     sync.Mutex     // one exchange key is made at a time: it is seconds of a processor
 
 	mu      sync.Mutex
-	changes uint64                // changes of records seen; what was read before one is not kept after it
+	changes uint64                // changes of records and names seen; what was read before one is not kept after it
+	handles map[string]*HSM       // by name in lower case; HSMs that were there, and not deleted, since the last change
 	engines map[string]openEngine // by HSM ID; dropped when the HSM's domain changes or goes
-	keys    map[string]*keys.Keys // by HSM ID; holds no state that would be missed
+	keys    map[string]*keys.Keys // by HSM ID; holds no state that would be missed. Closed outside mu
 	closed  bool
 }
 
@@ -89,7 +92,7 @@ func New(cfg Config) *Service {
 		begin := time.Now() // its monotonic reading is what time.Since goes by
 		cfg.Uptime = func() time.Duration { return time.Since(begin) }
 	}
-	s := &Service{cfg: cfg, engines: map[string]openEngine{}, keys: map[string]*keys.Keys{}}
+	s := &Service{cfg: cfg, engines: map[string]openEngine{}, keys: map[string]*keys.Keys{}, handles: map[string]*HSM{}}
 	s.unwatch = cfg.Store.Watch(s.changed)
 	return s
 }
@@ -99,13 +102,19 @@ func (s *Service) Close() {
 	s.unwatch()
 	s.mu.Lock()
 	s.closed = true
+	clear(s.handles) // nothing tells of changes any more
 	s.mu.Unlock()
 	s.background.Wait()
 	s.mu.Lock()
-	defer s.mu.Unlock()
+	held := s.keys
+	s.keys = map[string]*keys.Keys{}
 	for id, e := range s.engines {
 		e.engine.Close()
 		delete(s.engines, id)
+	}
+	s.mu.Unlock()
+	for _, k := range held {
+		k.Close()
 	}
 }
 
@@ -115,6 +124,7 @@ type Spec struct {
 	Subscription, ResourceGroup, Location, TenantID string
 	Tags                                            map[string]string
 	InitialAdmins                                   []string // object IDs, at least one
+	MoreRoles                                       []string // IDs of roles that they get besides Managed HSM Administrator; not part of an HSM's description
 	RetentionDays                                   int      // 7 to 90; 0 means 90
 	PurgeProtection                                 bool
 	NetworkACLs                                     json.RawMessage
@@ -155,15 +165,11 @@ func (s Spec) check() (Spec, error) {
 		return s, failure.New(failure.BadParameter, "an HSM needs 1 to 20 initial administrators (initialAdminObjectIds): without one, nobody could take ownership of it")
 	}
 	for i, id := range s.InitialAdmins {
-		prefix, bare, prefixed := strings.Cut(id, ":") // "corp:GUID" where issuers have a prefix
-		if !prefixed {
-			prefix, bare = "", id
-		}
-		parsed, err := uuid.Parse(bare)
-		if err != nil || len(bare) != 36 || len(prefix) > 32 {
+		parsed, err := access.ParseObjectID(id)
+		if err != nil {
 			return s, failure.New(failure.BadParameter, "initial administrator %d is not an object ID: give the principal's GUID, not its name", i+1)
 		}
-		s.InitialAdmins[i] = strings.TrimSuffix(id, bare) + parsed.String()
+		s.InitialAdmins[i] = parsed
 	}
 	if s.RetentionDays == 0 {
 		s.RetentionDays = 90
@@ -232,7 +238,7 @@ func (s *Service) Create(ctx context.Context, spec Spec) (info Info, created boo
 			Subscription: spec.Subscription, ResourceGroup: spec.ResourceGroup, Location: spec.Location, Tenant: spec.TenantID,
 			Tags: spec.Tags, Admins: spec.InitialAdmins, Retention: spec.RetentionDays, PurgeProtect: spec.PurgeProtection, NetworkACLs: spec.NetworkACLs,
 		}
-		if err := access.PutInitialAdministrators(w, s.cfg.Seal, rec.ID, rec.Admins, s.cfg.Rand); err != nil {
+		if err := access.PutInitialAdministrators(w, s.cfg.Seal, rec.ID, rec.Admins, spec.MoreRoles, s.cfg.Rand); err != nil {
 			return err
 		}
 		w.Put(nameKey(rec.Name), []byte(rec.ID))
@@ -395,14 +401,31 @@ type HSM struct {
 	id, name string
 }
 
-// Open returns a handle to an HSM that is not deleted.
+// Open returns a handle to an HSM that is not deleted. It reads nothing if it has been asked before and no HSM has
+// changed since.
 func (s *Service) Open(ctx context.Context, name string) (*HSM, error) {
+	lower := strings.ToLower(name) // as the index of names has it
+	s.mu.Lock()
+	h, seen := s.handles[lower], s.changes
+	s.mu.Unlock()
+	if h != nil {
+		return h, nil
+	}
 	info, err := s.Get(ctx, name)
 	if err != nil {
 		return nil, err
 	}
-	return &HSM{s: s, id: info.ID, name: info.Name}, nil
+	h = &HSM{s: s, id: info.ID, name: info.Name}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.changes == seen && !s.closed {
+		s.handles[lower] = h
+	}
+	return h, nil
 }
+
+// ID is the HSM's ID, which no other ever has.
+func (h *HSM) ID() string { return h.id }
 
 // Name is the HSM's name as first written.
 func (h *HSM) Name() string { return h.name }
@@ -430,6 +453,9 @@ func (h *HSM) Keys(ctx context.Context) (*keys.Keys, error) {
 	if k := h.s.keys[h.id]; k != nil {
 		return k, nil
 	}
+	if h.s.closed {
+		return nil, failure.New(failure.Unavailable, "the server is stopping; try again")
+	}
 	var rec *record
 	err := h.s.cfg.Store.View(ctx, func(r store.Reader) (err error) {
 		rec, err = h.s.load(r, h.id)
@@ -443,7 +469,7 @@ func (h *HSM) Keys(ctx context.Context) (*keys.Keys, error) {
 		Authorize: func(ctx context.Context, c access.Caller, a access.Action, scope string) error {
 			return h.s.cfg.Authorizer.Check(ctx, h.id, c, a, scope)
 		},
-		RetentionDays: rec.Retention, PurgeProtection: rec.PurgeProtect, MaxKeys: h.s.cfg.MaxKeys,
+		RetentionDays: rec.Retention, PurgeProtection: rec.PurgeProtect, MaxKeys: h.s.cfg.MaxKeys, Attestations: h.s.cfg.Attestations, Log: h.s.cfg.Log,
 		DomainID: func() (string, error) { return h.s.domainID(h.id) },
 		Statement: func(ctx context.Context, typ string, payload []byte) (jws, certificate []byte, err error) {
 			return h.s.statement(ctx, h.id, typ, payload)
@@ -555,18 +581,31 @@ func (s *Service) changed(changedKeys []string) {
 	for _, key := range changedKeys {
 		rest, ok := strings.CutPrefix(key, "hsm/")
 		id, last, _ := strings.Cut(rest, "/")
-		if !ok || last != "record" {
+		record := ok && last == "record"
+		if !record && !strings.HasPrefix(key, "hsm-name/") {
 			continue
 		}
 		s.mu.Lock()
 		s.changes++
-		delete(s.keys, id)
-		if e, open := s.engines[id]; open && !s.closed {
-			e.stale = true
-			s.engines[id] = e
-			s.background.Go(func() { s.refresh(id) })
+		clear(s.handles)
+		if record && !s.closed {
+			s.forget(id)
 		}
 		s.mu.Unlock()
+	}
+}
+
+// forget drops what is held of one HSM. Its keys are closed beside the commit too: they wait for its watchers. s.mu is
+// held.
+func (s *Service) forget(id string) {
+	if k := s.keys[id]; k != nil {
+		delete(s.keys, id)
+		s.background.Go(k.Close)
+	}
+	if e, open := s.engines[id]; open {
+		e.stale = true
+		s.engines[id] = e
+		s.background.Go(func() { s.refresh(id) })
 	}
 }
 

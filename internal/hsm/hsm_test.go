@@ -143,7 +143,8 @@ func (w *world) restart() {
 }
 
 func spec(name string) hsm.Spec {
-	return hsm.Spec{Name: name, Subscription: "s", ResourceGroup: "g", Location: "local", TenantID: "t", InitialAdmins: []string{adminID}}
+	return hsm.Spec{Name: name, Subscription: "s", ResourceGroup: "g", Location: "local", TenantID: "t", InitialAdmins: []string{adminID},
+		MoreRoles: []string{access.RoleCryptoUser, access.RoleCryptoOfficer}}
 }
 
 func (w *world) open(name string) *hsm.HSM {

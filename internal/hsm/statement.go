@@ -2,6 +2,7 @@ package hsm
 
 import (
 	"context"
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/x509"
 	"crypto/x509/pkix"
@@ -55,6 +56,33 @@ func (s *Service) statement(ctx context.Context, id, typ string, payload []byte)
 		return nil, nil, failure.Wrap(failure.Internal, err, "the domain cannot sign")
 	}
 	return []byte(text), certificate, nil
+}
+
+// DomainSigners returns the signing key of every security domain that an HSM of this server is activated with, each
+// once. It is for the checkpoints of the server's audit log, and asks no role. The keys are the caller's to forget. An HSM whose
+// domain cannot be opened is left out, with an error in the log.
+func (s *Service) DomainSigners(ctx context.Context) ([]crypto.Signer, error) {
+	var list []crypto.Signer
+	seen := map[string]bool{}
+	err := s.cfg.Store.View(ctx, func(r store.Reader) error {
+		for _, id := range r.Scan("hsm-name/", "") {
+			rec, err := s.load(r, string(id))
+			if err != nil || rec.State != Activated || rec.Deleted != nil || seen[rec.Domain.ID] {
+				continue // List says in the log what cannot be read
+			}
+			it, err := s.unseal(rec)
+			if err != nil {
+				s.cfg.Log.ErrorContext(ctx, "a security domain cannot be opened to sign with", "hsm", rec.Name, "error", err)
+				continue
+			}
+			seen[rec.Domain.ID] = true
+			signing := it.signing
+			it.wipe()
+			list = append(list, signing)
+		}
+		return nil
+	})
+	return list, store.Failure(err)
 }
 
 // domainCertificate is the self-signed certificate of a domain's signing key. One domain has one, to the byte, on

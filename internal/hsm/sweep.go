@@ -38,3 +38,17 @@ func (s *Service) Sweep(ctx context.Context) error {
 	}
 	return errors.Join(problems...)
 }
+
+// CountKeys returns how many keys an HSM has, deleted ones too, for those who look after the server. It is no
+// caller's, so it asks no role. An HSM that is not activated has none.
+func (s *Service) CountKeys(ctx context.Context, name string) (int, error) {
+	h, err := s.Open(ctx, name)
+	if err != nil {
+		return 0, err
+	}
+	k, err := h.Keys(ctx)
+	if err != nil {
+		return 0, err
+	}
+	return k.Count(ctx)
+}

@@ -45,7 +45,7 @@ func (i *Issuer) serve(w http.ResponseWriter, r *http.Request) {
 	trace := uuid.NewString()
 	w.Header().Set("x-ms-request-id", trace)
 	rt, tenant, ok := find(r.URL.EscapedPath())
-	if !ok {
+	if !ok || !i.has(rt) {
 		status, body := api.FromFailure(failure.New(failure.NoRoute, "there is no such path"), trace)
 		write(w, status, body)
 		return
@@ -84,13 +84,23 @@ func (i *Issuer) answer(w http.ResponseWriter, r *http.Request, rt route, tenant
 			return err
 		}
 		write(w, http.StatusOK, granted)
+	case attestDiscovery:
+		write(w, http.StatusOK, i.attest.document(base))
+	case attestKeys:
+		write(w, http.StatusOK, i.attest.jwks())
+	case attest:
+		attested, err := i.attestFor(w, r, base)
+		if err != nil {
+			return err
+		}
+		write(w, http.StatusOK, attested)
 	}
 	return nil
 }
 
 func (k kind) method() string {
 	switch k {
-	case token:
+	case token, attest:
 		return http.MethodPost
 	case authorize:
 		return ""

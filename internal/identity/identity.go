@@ -3,6 +3,8 @@
 // kinds of client need: az (an authority that ends in /adfs), the Azure SDKs (an authority with a tenant) and
 // plain OpenID Connect.
 //
+// With Config.Attestation it is an attestation authority too, for trying secure key release out.
+//
 // There are no users, no sessions, no login pages and no refresh tokens. What a token allows is not decided here:
 // package access verifies tokens, of this issuer or another, and evaluates roles.
 package identity
@@ -30,7 +32,7 @@ import (
 // before.
 const TokenLifetime = time.Hour
 
-// Config is what the issuer stands on. All fields are required, but for what [OpenDirectory] says.
+// Config is what the issuer stands on. All fields but Attestation are required; see [OpenDirectory] for what it takes.
 type Config struct {
 	// BaseURLs are the ways to reach this server, "https://host[:port]" without a path. A request is answered in the
 	// terms of the base URL it came by, because clients compare; the first one serves all other hosts.
@@ -41,6 +43,9 @@ type Config struct {
 	Rand     io.Reader
 	Now      func() time.Time
 	Log      *slog.Logger
+	// Attestation also makes this an attestation authority for development, which attests whatever a client asks for:
+	// see attestation.go. It has no place in production.
+	Attestation bool
 }
 
 // Issuer issues tokens. Safe for concurrent use. Close ends it.
@@ -49,6 +54,7 @@ type Issuer struct {
 	key     signingKey
 	decoy   decoy
 	failing *failures
+	attest  *attestation // nil unless Config.Attestation
 }
 
 // Open returns the issuer over what the store holds, making its signing key on first use. It fails with
@@ -68,7 +74,7 @@ func Open(ctx context.Context, cfg Config) (*Issuer, error) {
 		return nil, errors.New("identity: the tenant is not a GUID")
 	}
 	cfg.Tenant = tenant.String()
-	key, err := openSigningKey(ctx, cfg)
+	key, err := openSigningKey(ctx, cfg, signingKeyKey)
 	if err != nil {
 		return nil, err
 	}
@@ -76,7 +82,14 @@ func Open(ctx context.Context, cfg Config) (*Issuer, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Issuer{Directory: OpenDirectory(cfg), key: key, decoy: d, failing: newFailures(cfg.Now)}, nil
+	i := &Issuer{Directory: OpenDirectory(cfg), key: key, decoy: d, failing: newFailures(cfg.Now)}
+	if cfg.Attestation {
+		if i.attest, err = openAttestation(ctx, cfg, i.Issuers()); err != nil {
+			i.Close()
+			return nil, err
+		}
+	}
+	return i, nil
 }
 
 // Issuers returns every name under which this issuer's tokens appear, with its key, for access.NewVerifier. The

@@ -6,9 +6,12 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"math/big"
+	"time"
 
 	"github.com/go-jose/go-jose/v4"
 
@@ -17,11 +20,13 @@ import (
 	"strongroom/secret"
 )
 
-// signingKeyKey is the record of the key that signs tokens:
+// signingKeyKey is the record of the key that signs tokens, attestationKeyKey of the one that signs attestation tokens
+// in development:
 //
 //	{"v":1,"sealed":…}    sealed: seal.Wrap of the key in PKCS #8, bound to this record's key
 const (
 	signingKeyKey     = "identity/signing-key"
+	attestationKeyKey = "identity/attestation-key"
 	signingKeyVersion = 1
 )
 
@@ -35,25 +40,27 @@ type signingKey struct {
 	id     string // RFC 7638 thumbprint, base64url
 	public *ecdsa.PublicKey
 	sign   func(payload []byte) (token string, err error)
+	// certificate is the public key in a self-signed certificate, DER.
+	certificate func(name string, from, until time.Time) ([]byte, error)
 }
 
-// openSigningKey reads the key, or makes and stores one. Of two servers that start at once, the second takes the
-// key of the first.
-func openSigningKey(ctx context.Context, cfg Config) (signingKey, error) {
+// openSigningKey reads the key of a record, or makes and stores one. Of two servers that start at once, the second
+// takes the key of the first.
+func openSigningKey(ctx context.Context, cfg Config, record string) (signingKey, error) {
 	var sealed []byte
 	err := cfg.Store.View(ctx, func(r store.Reader) (err error) {
-		sealed, err = readSigningKey(r)
+		sealed, err = readSigningKey(r, record)
 		return err
 	})
 	if err != nil {
 		return signingKey{}, store.Failure(err)
 	}
 	if sealed == nil {
-		if sealed, err = makeSigningKey(ctx, cfg); err != nil {
+		if sealed, err = makeSigningKey(ctx, cfg, record); err != nil {
 			return signingKey{}, err
 		}
 	}
-	der, err := cfg.Seal.Unwrap(sealed, signingKeyKey)
+	der, err := cfg.Seal.Unwrap(sealed, record)
 	if err != nil {
 		return signingKey{}, failure.Wrap(failure.Tampered, err, "the token signing key does not open: its record was changed, or the seal is another one")
 	}
@@ -66,8 +73,8 @@ func openSigningKey(ctx context.Context, cfg Config) (signingKey, error) {
 	return newSigningKey(private)
 }
 
-func readSigningKey(r store.Reader) ([]byte, error) {
-	value, ok := r.Get(signingKeyKey)
+func readSigningKey(r store.Reader, record string) ([]byte, error) {
+	value, ok := r.Get(record)
 	if !ok {
 		return nil, nil
 	}
@@ -82,7 +89,7 @@ func readSigningKey(r store.Reader) ([]byte, error) {
 	return rec.Sealed, nil
 }
 
-func makeSigningKey(ctx context.Context, cfg Config) (sealed []byte, err error) {
+func makeSigningKey(ctx context.Context, cfg Config, record string) (sealed []byte, err error) {
 	private, err := ecdsa.GenerateKey(elliptic.P256(), cfg.Rand)
 	if err != nil {
 		return nil, failure.Wrap(failure.Internal, err, "no token signing key could be made")
@@ -93,7 +100,7 @@ func makeSigningKey(ctx context.Context, cfg Config) (sealed []byte, err error) 
 	}
 	plain := secret.Take(der)
 	defer plain.Wipe()
-	if sealed, err = cfg.Seal.Wrap(plain, signingKeyKey); err != nil {
+	if sealed, err = cfg.Seal.Wrap(plain, record); err != nil {
 		return nil, failure.Wrap(failure.Internal, err, "the token signing key cannot be sealed")
 	}
 	value, err := json.Marshal(signingKeyRecord{V: signingKeyVersion, Sealed: sealed})
@@ -101,7 +108,7 @@ func makeSigningKey(ctx context.Context, cfg Config) (sealed []byte, err error) 
 		return nil, failure.Wrap(failure.Internal, err, "the token signing key cannot be written")
 	}
 	err = cfg.Store.Update(ctx, func(w store.Writer) error {
-		earlier, err := readSigningKey(w)
+		earlier, err := readSigningKey(w, record)
 		if err != nil {
 			return err
 		}
@@ -109,7 +116,7 @@ func makeSigningKey(ctx context.Context, cfg Config) (sealed []byte, err error) 
 			sealed = earlier
 			return nil
 		}
-		w.Put(signingKeyKey, value)
+		w.Put(record, value)
 		return nil
 	})
 	return sealed, store.Failure(err)
@@ -128,13 +135,23 @@ func newSigningKey(private *ecdsa.PrivateKey) (signingKey, error) {
 	if err != nil {
 		return signingKey{}, failure.Wrap(failure.Internal, err, "the token signing key cannot sign")
 	}
-	return signingKey{id: id, public: &private.PublicKey, sign: func(payload []byte) (string, error) {
+	k := signingKey{id: id, public: &private.PublicKey}
+	k.sign = func(payload []byte) (string, error) {
 		signed, err := signer.Sign(payload)
 		if err != nil {
 			return "", fmt.Errorf("identity: sign a token: %w", err)
 		}
 		return signed.CompactSerialize()
-	}}, nil
+	}
+	k.certificate = func(name string, from, until time.Time) ([]byte, error) {
+		template := &x509.Certificate{
+			SerialNumber: new(big.Int).SetBytes(thumbprint[:16]), Subject: pkix.Name{CommonName: name},
+			NotBefore: from, NotAfter: until, KeyUsage: x509.KeyUsageDigitalSignature, SignatureAlgorithm: x509.ECDSAWithSHA256,
+		}
+		// Without randomness, crypto/ecdsa signs deterministically: the same certificate after a restart.
+		return x509.CreateCertificate(nil, template, template, private.Public(), private)
+	}
+	return k, nil
 }
 
 // jwks is the answer of the key set route.

@@ -37,6 +37,10 @@ const (
 	authorize                    // any: interactive sign-in, which is refused with a reason
 	keySet                       // GET: the public keys
 	instanceInfo                 // GET: which authority answers for a host, for MSAL with instance discovery on
+
+	attestDiscovery // GET: the discovery document of the attestation authority
+	attestKeys      // GET: its public keys
+	attest          // POST: an attestation token
 )
 
 type route struct {
@@ -50,6 +54,9 @@ var routes = func() []route {
 	list := []route{
 		{"/discovery/keys", keySet, plain},
 		{"/common/discovery/instance", instanceInfo, v2},
+		{attestPath + "/.well-known/openid-configuration", attestDiscovery, plain},
+		{attestPath + "/certs", attestKeys, plain},
+		{attestPath + "/token", attest, plain},
 	}
 	for _, f := range forms {
 		list = append(list,
@@ -94,6 +101,9 @@ func isTenant(s string) bool {
 
 // Owns reports whether a raw URL path belongs to the issuer, whatever the method.
 func (i *Issuer) Owns(path string) bool {
-	_, _, ok := find(path)
-	return ok
+	r, _, ok := find(path)
+	return ok && i.has(r)
 }
+
+// has reports whether a route is there: those of the attestation authority are not, where there is none.
+func (i *Issuer) has(r route) bool { return r.kind < attestDiscovery || i.attest != nil }

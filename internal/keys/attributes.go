@@ -217,24 +217,23 @@ func (v *versionRecord) checkAttributes(t engine.Type) error {
 // permit refuses an operation that the version does not allow now (K2). inWindow says whether the operation
 // needs now to be between nbf and exp; operations that only finish what was begun before do not.
 func (v *versionRecord) permit(name, op string, now time.Time, inWindow bool) error {
-	what := describe(name, v.ID)
 	if can := opsByType[v.Type]; !slices.Contains(can, op) && (op != opImport || v.Type != engine.RSA) {
-		return failure.New(failure.BadParameter, "%s is %s, and such keys only %s; %s needs a key of another type", what, v.Type, strings.Join(can, " and "), op)
+		return failure.New(failure.BadParameter, "%s is %s, and such keys only %s; %s needs a key of another type", describe(name, v.ID), v.Type, strings.Join(can, " and "), op)
 	}
 	if !v.Enabled {
-		return failure.New(failure.Disabled, "%s is disabled; enable it first", what)
+		return failure.New(failure.Disabled, "%s is disabled; enable it first", describe(name, v.ID))
 	}
 	if !slices.Contains(v.Ops, op) {
-		return failure.New(failure.Disabled, "%s does not allow the operation %s: its key_ops are [%s]", what, op, strings.Join(v.Ops, ", "))
+		return failure.New(failure.Disabled, "%s does not allow the operation %s: its key_ops are [%s]", describe(name, v.ID), op, strings.Join(v.Ops, ", "))
 	}
 	if !inWindow {
 		return nil
 	}
 	if v.NotBefore != nil && now.Before(time.Unix(*v.NotBefore, 0)) {
-		return failure.New(failure.Disabled, "%s is not valid before %s (nbf)", what, stamp(*v.NotBefore))
+		return failure.New(failure.Disabled, "%s is not valid before %s (nbf)", describe(name, v.ID), stamp(*v.NotBefore))
 	}
 	if v.Expires != nil && !now.Before(time.Unix(*v.Expires, 0)) {
-		return failure.New(failure.Disabled, "%s expired at %s (exp); make a new version", what, stamp(*v.Expires))
+		return failure.New(failure.Disabled, "%s expired at %s (exp); make a new version", describe(name, v.ID), stamp(*v.Expires))
 	}
 	return nil
 }

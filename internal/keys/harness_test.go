@@ -95,6 +95,7 @@ func newBench(t testing.TB, s *memory.Store, hsm, domain string) *bench {
 		Alive:  func(store.Reader) error { return nil },
 		Engine: func() (engine.Engine, error) { return eng, nil },
 	})
+	t.Cleanup(b.Keys.Close)
 	return b
 }
 

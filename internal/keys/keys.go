@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"sync"
 	"time"
 
@@ -51,17 +52,22 @@ type Config struct {
 	// Statement signs a payload with the domain's signing key, as a JWS in compact form with the given typ in its
 	// header (RFC 7515, ES384). It also returns the certificate of that key, in DER.
 	Statement func(ctx context.Context, typ string, payload []byte) (jws, certificate []byte, err error)
+	// Attestations verifies the tokens that keys are released by. Optional: without it, none is.
+	Attestations *access.Attestations
+	// Log is told of keys that leave. Optional.
+	Log *slog.Logger
 	// Alive returns nil while the HSM is there. It is called inside every transaction that writes, so that no key is
 	// written to an HSM that was deleted while the key was made.
 	Alive func(r store.Reader) error
 	// Engine is the engine of the HSM's domain, or a failure.NotActivated. None of it, DomainID and Statement is
-	// called inside a transaction.
+	// called inside a transaction, nor is Attestations asked there.
 	Engine func() (engine.Engine, error)
 }
 
 // Keys are the keys of one HSM. Several may serve one HSM, in one process or in many. Safe for concurrent use.
 type Keys struct {
-	cfg Config
+	cfg   Config
+	cache *recordCache
 
 	// What [Keys.served] counts from. Whoever forgets it counts less, never more.
 	mu       sync.Mutex
@@ -70,13 +76,20 @@ type Keys struct {
 	since    time.Duration // uptime when it was read
 }
 
-// New returns the keys of the HSM that cfg describes.
+// New returns the keys of the HSM that cfg describes. Close it when it is no longer needed.
 func New(cfg Config) *Keys {
 	if cfg.MaxKeys == 0 {
 		cfg.MaxKeys = MaxKeys
 	}
-	return &Keys{cfg: cfg}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	return &Keys{cfg: cfg, cache: newRecordCache(cfg.Store, "hsm/"+cfg.HSM+"/", maxCached)}
 }
+
+// Close ends the subscription to the store's changes. Calls after it work, and read every record anew. It waits for the
+// watchers of a commit under way, so it must not be called by one.
+func (k *Keys) Close() { k.cache.close() }
 
 // Key is one version of a key.
 type Key struct {

@@ -77,6 +77,7 @@ func TestRecoveryLevels(t *testing.T) {
 		"CustomizedRecoverable+Purgeable": {RetentionDays: 7},
 		"CustomizedRecoverable":           {RetentionDays: 89, PurgeProtection: true},
 	} {
+		cfg.Store = memory.New()
 		if got := New(cfg).attributes(&versionRecord{}); got.RecoveryLevel != want || got.RecoverableDays != cfg.RetentionDays {
 			t.Errorf("%d days, protection %t: got %s, %d", cfg.RetentionDays, cfg.PurgeProtection, got.RecoveryLevel, got.RecoverableDays)
 		}
@@ -118,6 +119,8 @@ func TestCreateRefuses(t *testing.T) {
 		"policy, not exportable":  {"k", CreateParams{Type: "EC", ReleasePolicy: &ReleasePolicy{Data: []byte(`{}`)}}, failure.BadParameter},
 		"policy that is no JSON":  {"k", CreateParams{Type: "EC", Exportable: true, ReleasePolicy: &ReleasePolicy{Data: []byte(`<canary>`)}}, failure.BadParameter},
 		"policy that is too long": {"k", CreateParams{Type: "EC", Exportable: true, ReleasePolicy: &ReleasePolicy{Data: []byte(`"` + strings.Repeat("x", 11<<10) + `"`)}}, failure.BadParameter},
+		"policy with a typo":      {"k", CreateParams{Type: "EC", Exportable: true, ReleasePolicy: &ReleasePolicy{Data: []byte(`{"anyOf":[{"authority":"https://attest.example","allof":[{"claim":"a","equals":1}]}]}`)}}, failure.BadParameter},
+		"policy that is empty":    {"k", CreateParams{Type: "EC", Exportable: true, ReleasePolicy: &ReleasePolicy{Data: []byte(`{}`)}}, failure.BadParameter},
 		"policy of another kind":  {"k", CreateParams{Type: "EC", Exportable: true, ReleasePolicy: &ReleasePolicy{ContentType: "text/canary", Data: []byte(`{}`)}}, failure.BadParameter},
 		"exportable and imports":  {"k", CreateParams{Type: "RSA", Exportable: true, ReleasePolicy: anyPolicy(), Ops: []string{"import"}}, failure.BadParameter},
 		"RSA of 1024 bits":        {"k", CreateParams{Type: "RSA", Bits: 1024}, failure.BadParameter},
@@ -335,6 +338,8 @@ type stock struct {
 	gone       []byte // backup of the key Gone-Key
 	rsa        []byte // backup of the key My-RSA
 	ciphertext []byte // under My-RSA, with RSA-OAEP-256
+	tee        *tee   // may have My-Leaver
+	token      string // of the tee
 }
 
 func newStock(t *testing.T) (s stock) {
@@ -348,6 +353,8 @@ func newStock(t *testing.T) (s stock) {
 		t.Fatal(err)
 	}
 	s.ciphertext = made.Value
+	s.tee = newTEE(t, b)
+	s.token = s.tee.token(t, nil)
 	for name, blob := range map[string]*[]byte{"Restored": &s.restored, "Gone-Key": &s.gone, "My-RSA": &s.rsa} {
 		if *blob, err = b.Backup(t.Context(), alice, name); err != nil {
 			t.Fatal(err)
@@ -356,7 +363,7 @@ func newStock(t *testing.T) (s stock) {
 	return s
 }
 
-// open returns an HSM with My-Key, which has a rotation policy, and My-RSA, and Gone-Key deleted.
+// open returns an HSM with My-Key, which has a rotation policy, My-RSA, My-Leaver, which may leave, and Gone-Key deleted.
 func (s stock) open(t *testing.T) *bench {
 	t.Helper()
 	b := newBench(t, memory.New(), alphaID, ownDomain)
@@ -370,6 +377,8 @@ func (s stock) open(t *testing.T) *bench {
 		t.Fatal(err)
 	}
 	b.policy(t, "My-Key", RotationPolicy{ExpiryTime: "P90D"})
+	b.leaver(t, "My-Leaver", CreateParams{})
+	s.tee.configure(t, b)
 	b.asked = nil
 	return b
 }
@@ -392,6 +401,10 @@ func calls(t *testing.T, s stock) map[string]struct {
 		}},
 		"Import": {access.KeyImport, "/keys/my-key", func(b *bench) error {
 			_, err := b.Import(ctx, alice, "My-Key", ImportParams{CreateParams: CreateParams{Type: "oct"}, Material: engine.Material{K: secret.Take(make([]byte, 32))}})
+			return err
+		}},
+		"Release": {access.KeyRelease, "/keys/my-leaver", func(b *bench) error {
+			_, err := b.Release(ctx, alice, "My-Leaver", "", ReleaseParams{Target: s.token, Payload: func(Key, Released) ([]byte, error) { return nil, nil }})
 			return err
 		}},
 		"Attest": {access.KeyRead, "/keys/my-key", func(b *bench) error {
@@ -461,7 +474,7 @@ func TestEveryMethodAsks(t *testing.T) {
 	s := newStock(t)
 	table := calls(t, s)
 	for method := range reflect.TypeFor[*Keys]().Methods() {
-		if _, ok := table[method.Name]; !ok && method.Name != "Sweep" { // it is the server's, no caller's
+		if _, ok := table[method.Name]; !ok && method.Name != "Sweep" && method.Name != "Count" && method.Name != "Close" { // they are the server's, no caller's
 			t.Errorf("the method %s is not in this test", method.Name)
 		}
 	}

@@ -86,6 +86,8 @@ type versionRecord struct {
 	Y []byte `json:"y,omitempty"`
 
 	Sealed []byte `json:"sealed"`
+
+	bound *boundRecord // of a record in the cache
 }
 
 // countRecord is the body of the number of keys.
@@ -143,7 +145,13 @@ func (v *versionRecord) spec() engine.Spec {
 }
 
 func (v *versionRecord) ref(hsm, lower string) engine.Ref {
-	return engine.Ref{Type: v.Type, Curve: v.Curve, Bits: v.Bits, Sealed: v.Sealed, Binding: v.binding(hsm, lower)}
+	ref := engine.Ref{Type: v.Type, Curve: v.Curve, Bits: v.Bits, Sealed: v.Sealed}
+	if v.bound != nil && v.bound.of == v {
+		ref.Binding = v.bound.bytes
+	} else {
+		ref.Binding = v.binding(hsm, lower)
+	}
+	return ref
 }
 
 // material fills in what the engine made.
@@ -327,13 +335,27 @@ func (k *Keys) loadVersion(ctx context.Context, eng engine.Engine, r store.Reade
 	return v, nil
 }
 
-// find returns a key and one of its versions; version "" is the latest.
-func (k *Keys) find(ctx context.Context, eng engine.Engine, lower, version string) (rec *keyRecord, v *versionRecord, err error) {
+// find returns a key and one of its versions; version "" is the latest. Both may be shared with others: whoever wants to
+// change one uses lookUp, inside the transaction.
+func (k *Keys) find(ctx context.Context, eng engine.Engine, lower, version string) (*keyRecord, *versionRecord, error) {
+	rec, v, seen := k.cache.get(eng, lower, version)
+	if v != nil {
+		return rec, v, nil
+	}
+	return k.read(ctx, eng, lower, version, seen)
+}
+
+// read is find past the cache.
+func (k *Keys) read(ctx context.Context, eng engine.Engine, lower, version string, seen uint64) (rec *keyRecord, v *versionRecord, err error) {
 	err = k.cfg.Store.View(ctx, func(r store.Reader) error {
 		rec, v, _, err = k.lookUp(ctx, eng, r, lower, version)
 		return err
 	})
-	return rec, v, store.Failure(err)
+	if err != nil {
+		return nil, nil, store.Failure(err)
+	}
+	k.cache.put(eng, k.cfg.HSM, lower, rec, v, seen)
+	return rec, v, nil
 }
 
 // lookUp is find inside a transaction. It also returns where in rec.Versions the version is.

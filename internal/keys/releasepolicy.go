@@ -5,23 +5,17 @@ import (
 	"mime"
 
 	"strongroom/internal/failure"
-	"strongroom/internal/strictjson"
+	"strongroom/internal/release"
 )
 
 // ReleasePolicy says under which conditions an exportable key may leave the HSM, and for whom.
 type ReleasePolicy struct {
 	ContentType string // "" means [defaultPolicyType]
-	Data        []byte // JSON, at most maxPolicy bytes
+	Data        []byte // JSON of package release, at most release.MaxPolicy bytes
 	Immutable   bool   // it can never be changed any more
 }
 
-const (
-	defaultPolicyType = "application/json; charset=utf-8"
-	maxPolicy         = 10 << 10 // bytes of a release policy; those that people write have some hundred
-)
-
-// policyLimits bound a release policy before anything looks into it.
-var policyLimits = strictjson.Limits{Bytes: maxPolicy, Depth: 16, Elements: 256, Values: 1024, StringBytes: 4 << 10}
+const defaultPolicyType = "application/json; charset=utf-8"
 
 // releasePolicy is the form in records.
 type releasePolicy struct {
@@ -70,8 +64,8 @@ func (v *versionRecord) checkRelease() error {
 	if kind, _, err := mime.ParseMediaType(v.Release.ContentType); err != nil || kind != "application/json" || len(v.Release.ContentType) > 256 {
 		return failure.New(failure.BadParameter, "release_policy.contentType must be %q, or left out", defaultPolicyType)
 	}
-	if err := strictjson.Check(v.Release.Data, policyLimits); err != nil {
-		return failure.Wrap(failure.BadParameter, err, "release_policy.data is not the JSON of a release policy in base64url, or longer than %d bytes", maxPolicy)
+	if _, err := release.Parse(v.Release.Data); err != nil {
+		return failure.Wrap(failure.BadParameter, err, "release_policy.data, in base64url, is %v", err)
 	}
 	return nil
 }

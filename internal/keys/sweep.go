@@ -135,3 +135,20 @@ func (k *Keys) putServed(ctx context.Context, eng engine.Engine, w store.Writer,
 	_, err := put(ctx, eng, w, k.servedPath(), servedRecord{Seconds: seconds})
 	return err
 }
+
+// Count returns how many keys there are, deleted ones too. Like Sweep it is the server's, and no caller's; on an HSM
+// that is not activated it is 0.
+func (k *Keys) Count(ctx context.Context) (n int, err error) {
+	eng, err := k.cfg.Engine()
+	if errors.Is(err, failure.NotActivated) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	err = k.cfg.Store.View(ctx, func(r store.Reader) (err error) {
+		n, err = k.count(ctx, eng, r)
+		return err
+	})
+	return n, store.Failure(err)
+}

@@ -32,6 +32,8 @@ type Options struct {
 	LogLevel           string // debug, info, warn, error
 	SealPassphraseFile string
 	AllowRSA15         bool
+	NewAuditLog        bool
+	AuditFolder        string
 	Stdin              io.Reader
 	Stdout, Stderr     io.Writer
 	// Prompt asks a person at a terminal for a passphrase; nil where there is no terminal.
@@ -70,6 +72,10 @@ type Config struct {
 	// every caller who may decrypt with it can be used to decrypt anything, and to sign, by asking often enough.
 	AllowRSA15 bool `toml:"allow_rsa1_5"`
 
+	// LockMemory keeps the process out of swap, where that is permitted. Default true, and false in development. The
+	// pages of the database that were read are locked too, so memory grows to the size of the database at most.
+	LockMemory bool `toml:"lock_memory"`
+
 	TLS struct {
 		// Certificate and Key are PEM files, read again when they change. Default: a CA of our own in DATA/tls.
 		Certificate string `toml:"certificate"`
@@ -101,10 +107,44 @@ type Config struct {
 		// KeysPerHSM is how many keys one HSM may have, deleted ones included. Default 5000, as Azure's; at most
 		// 1,000,000.
 		KeysPerHSM int `toml:"keys_per_hsm"`
+		// Running is how many requests of one HSM run at once, and Waiting how many wait for their turn, for at most five
+		// seconds; beyond, the answer is 503 at once. Defaults 256 and 1024.
+		Running int `toml:"running"`
+		Waiting int `toml:"waiting"`
+		// RequestsPerSecond is how many requests one principal may make in a second, to all HSMs together; beyond, the answer
+		// is 429. Default 5000; -1 means no bound.
+		RequestsPerSecond int `toml:"requests_per_second"`
 	} `toml:"limits"`
+
+	Audit struct {
+		// Folder of the audit log. Default DATA/audit.
+		Folder string `toml:"folder"`
+		// Off turns the audit log off: nobody can show what is done then.
+		Off bool `toml:"insecure_off"`
+	} `toml:"audit"`
+
+	Metrics struct {
+		// Listen is the address of a plain HTTP listener for Prometheus, GET /metrics. Default: none. Whoever reaches it
+		// learns the names of HSMs and what is done with them, and nothing else; it must be a loopback address unless
+		// Exposed says that the network around it is trusted.
+		Listen  string `toml:"listen"`
+		Exposed bool   `toml:"exposed"`
+	} `toml:"metrics"`
 
 	// Issuers are OpenID Connect issuers whose tokens are accepted.
 	Issuers []IssuerConfig `toml:"issuer"`
+
+	// AttestationAuthorities are those whose attestation tokens count when a key is to be released. What a token has
+	// to say is in the key's release policy; without an authority here, no key is released.
+	AttestationAuthorities []AttestationConfig `toml:"attestation_authority"`
+}
+
+// AttestationConfig is one attestation authority.
+type AttestationConfig struct {
+	// URL is the authority as tokens name it (iss); its discovery document is read from there.
+	URL string `toml:"url"`
+	// Algorithms are the accepted signature algorithms. Default RS256 and ES256.
+	Algorithms []string `toml:"algorithms"`
 }
 
 // IssuerConfig is one external issuer.
@@ -120,8 +160,20 @@ type IssuerConfig struct {
 	Groups bool `toml:"groups"`
 }
 
+// auditFolder is where the audit log is.
+func (c Config) auditFolder() string {
+	if c.Audit.Folder != "" {
+		return c.Audit.Folder
+	}
+	return filepath.Join(c.Data, "audit")
+}
+
+// maxRequests bounds the limits of requests at once.
+const maxRequests = 100_000
+
 // readConfig reads the file, if one is named.
-func readConfig(o Options) (c Config, err error) {
+func readConfig(o Options) (Config, error) {
+	c := Config{LockMemory: !o.Dev}
 	if o.ConfigFile != "" {
 		meta, err := toml.DecodeFile(o.ConfigFile, &c)
 		if mistake, is := errors.AsType[toml.ParseError](err); is {
@@ -199,6 +251,7 @@ func loadConfig(o Options) (Config, error) {
 		c.HSMs = o.HSMs
 	}
 	c.AllowRSA15 = c.AllowRSA15 || o.AllowRSA15
+	override(&c.Audit.Folder, o.AuditFolder, c.Audit.Folder)
 	if c.Data == "" {
 		return c, fmt.Errorf("no data folder: give --data DIR, or data in the configuration")
 	}
@@ -256,11 +309,55 @@ func loadConfig(o Options) (Config, error) {
 	if err := c.findSeal(); err != nil {
 		return c, err
 	}
+	if err := checkAuthorities(c); err != nil {
+		return c, err
+	}
 	if c.Limits.KeysPerHSM < 0 || c.Limits.KeysPerHSM > maxKeysPerHSM {
 		return c, fmt.Errorf("[limits] keys_per_hsm is %d; it must be 1 to %d, or be left out for %d", c.Limits.KeysPerHSM, maxKeysPerHSM, keys.MaxKeys)
 	}
+	for name, v := range map[string]int{"running": c.Limits.Running, "waiting": c.Limits.Waiting} {
+		if v < 0 || v > maxRequests {
+			return c, fmt.Errorf("[limits] %s is %d; it must be 1 to %d, or be left out", name, v, maxRequests)
+		}
+	}
+	if r := c.Limits.RequestsPerSecond; r < -1 || r > 10*maxRequests {
+		return c, fmt.Errorf("[limits] requests_per_second is %d; it must be 1 to %d, -1 for no bound, or be left out", r, 10*maxRequests)
+	}
+	if c.Metrics.Listen != "" {
+		host, _, err := net.SplitHostPort(c.Metrics.Listen)
+		if err != nil {
+			return c, fmt.Errorf("[metrics] listen %q is not HOST:PORT", c.Metrics.Listen)
+		}
+		if ip := net.ParseIP(host); !c.Metrics.Exposed && (ip == nil || !ip.IsLoopback()) {
+			return c, fmt.Errorf("[metrics] listen %q is not a loopback address, and metrics are plain HTTP without a token; listen on 127.0.0.1, or set exposed = true where the network around it is trusted", c.Metrics.Listen)
+		}
+	}
 	c.HSMDomain = strings.ToLower(strings.Trim(c.HSMDomain, "."))
 	return c, nil
+}
+
+// checkAuthorities refuses attestation authorities that are there twice, or issue tokens too: a token that says who
+// somebody is must not pass for one that says what runs somewhere. What else can be wrong is found when they are opened.
+func checkAuthorities(c Config) error {
+	seen := map[string]string{}
+	same := func(url string) string { return strings.ToLower(strings.TrimSuffix(url, "/")) }
+	for _, i := range c.Issuers {
+		seen[same(i.URL)] = "an [[issuer]] too: an issuer of bearer tokens attests nothing"
+	}
+	own := c.PublicURL
+	if own == "" {
+		own = "https://" + c.Listen
+	}
+	for i, a := range c.AttestationAuthorities { // named by number: a URL may have a password in it
+		if strings.HasPrefix(same(a.URL)+"/", same(own)+"/") {
+			return fmt.Errorf("attestation_authority number %d is this server, whose embedded issuer attests nothing; remove it", i+1)
+		}
+		if what, there := seen[same(a.URL)]; there {
+			return fmt.Errorf("attestation_authority number %d is %s; remove one of the two", i+1, what)
+		}
+		seen[same(a.URL)] = "there twice"
+	}
+	return nil
 }
 
 // systemdCredential returns the path of a credential that systemd passed to this service, or "".

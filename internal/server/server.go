@@ -24,6 +24,7 @@ import (
 	"golang.org/x/term"
 
 	"strongroom/internal/access"
+	"strongroom/internal/audit"
 	"strongroom/internal/controlplane"
 	"strongroom/internal/dataplane"
 	"strongroom/internal/durable"
@@ -32,6 +33,7 @@ import (
 	"strongroom/internal/failure"
 	"strongroom/internal/hsm"
 	"strongroom/internal/identity"
+	"strongroom/internal/metrics"
 	"strongroom/internal/pki"
 	"strongroom/internal/seal"
 	"strongroom/internal/store"
@@ -55,8 +57,13 @@ type Server struct {
 	issuer     *identity.Issuer // nil when the embedded issuer is off
 	listen     *listeners
 	data       *dataplane.Handler
+	verifier   *access.Verifier
+	metrics    *metrics.Metrics
+	audit      *auditor                        // nil where the configuration turns it off
+	newAudit   bool                            // Options.NewAuditLog
 	wrap       func(http.Handler) http.Handler // Options.WrapDataPlane
 	main       http.Handler
+	version    string
 	base       string // https://host:port of the main listener, as clients reach it
 	caFile     string
 	client     clientCredentials
@@ -83,10 +90,16 @@ func Run(ctx context.Context, o Options) (err error) {
 	if err != nil {
 		return &UsageError{err}
 	}
+	collectLess()
 	if err := harden(); err != nil {
 		log.WarnContext(ctx, "core dumps could not be switched off", "error", err)
 	}
-	s := &Server{cfg: cfg, dev: o.Dev, stdout: o.Stdout, log: log, wrap: o.WrapDataPlane, kick: make(chan struct{}, 1)}
+	if cfg.LockMemory {
+		if err := lockMemory(); err != nil {
+			log.WarnContext(ctx, "memory could not be locked: keys in it may reach the swap. Forbid swap to this service, or allow it to lock memory", "error", err)
+		}
+	}
+	s := &Server{cfg: cfg, dev: o.Dev, stdout: o.Stdout, log: log, version: o.Version, newAudit: o.NewAuditLog, wrap: o.WrapDataPlane, kick: make(chan struct{}, 1)}
 	if err := durable.MkdirAll(cfg.Data, 0o700); err != nil {
 		return fmt.Errorf("data folder: %w", err)
 	}
@@ -105,6 +118,16 @@ func Run(ctx context.Context, o Options) (err error) {
 	if err := s.bindMain(); err != nil {
 		return err
 	}
+	defer func() { // for a start that is refused: after a graceful stop nothing is open any more
+		ended, cancel := context.WithCancel(context.Background())
+		cancel()
+		s.listen.shutdown(ended)
+	}()
+	defer func() { // its last checkpoint needs the store and the seal
+		if closeErr := s.audit.close(); err == nil {
+			err = closeErr
+		}
+	}()
 	if err := s.wire(ctx); err != nil {
 		return err
 	}
@@ -125,6 +148,11 @@ func Run(ctx context.Context, o Options) (err error) {
 	if err := s.listen.serve(s.listen.base, s.main); err != nil {
 		return err
 	}
+	stopMetrics, err := s.serveMetrics()
+	if err != nil {
+		return err
+	}
+	defer stopMetrics()
 	unwatch := s.store.Watch(s.noticed)
 	defer unwatch()
 	sweeping, stopSweeping := context.WithCancel(ctx)
@@ -330,7 +358,7 @@ func (s *Server) certificates() (pki.Source, error) {
 func (s *Server) wire(ctx context.Context) error {
 	var issuers []access.Issuer
 	if s.cfg.Identity.Embedded {
-		issuer, err := identity.Open(ctx, identity.Config{BaseURLs: s.bases(), Tenant: s.meta.tenant, Store: s.store, Seal: s.seal, Rand: rand.Reader, Now: time.Now, Log: s.log})
+		issuer, err := identity.Open(ctx, identity.Config{BaseURLs: s.bases(), Tenant: s.meta.tenant, Store: s.store, Seal: s.seal, Rand: rand.Reader, Now: time.Now, Log: s.log, Attestation: s.dev})
 		if err != nil {
 			return err
 		}
@@ -350,6 +378,10 @@ func (s *Server) wire(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	attestations, err := s.attestations(ctx)
+	if err != nil {
+		return err
+	}
 	s.authorizer = access.NewAuthorizer(s.store, s.seal)
 	var options []software.Option
 	if s.cfg.AllowRSA15 {
@@ -357,7 +389,7 @@ func (s *Server) wire(ctx context.Context) error {
 		s.log.WarnContext(ctx, "RSA1_5 is allowed: whoever may decrypt with it can decrypt everything, by asking often enough")
 	}
 	config := hsm.Config{
-		Store: s.store, Seal: s.seal, Authorizer: s.authorizer, Now: time.Now, Rand: rand.Reader, Log: s.log, MaxKeys: s.cfg.Limits.KeysPerHSM,
+		Store: s.store, Seal: s.seal, Authorizer: s.authorizer, Now: time.Now, Rand: rand.Reader, Log: s.log, MaxKeys: s.cfg.Limits.KeysPerHSM, Attestations: attestations,
 		OpenEngine: func(wrapping, backup secret.Bytes) (engine.Engine, error) {
 			return software.New(wrapping, backup, rand.Reader, options...)
 		},
@@ -366,16 +398,43 @@ func (s *Server) wire(ctx context.Context) error {
 		config.ReservePort, config.ReleasePort = s.listen.reserve, s.listen.release
 	}
 	s.hsms = hsm.New(config)
-	s.data = dataplane.New(dataplane.Config{HSMs: s.hsms, Verifier: verifier, Authorization: s.base + "/" + s.meta.tenant, Region: s.cfg.Location, Log: s.log, Now: time.Now})
+	if err := s.beginAudit(ctx); err != nil {
+		return err
+	}
+	s.verifier = verifier
+	s.metrics = metrics.New(s.sources(s.version))
+	s.data = dataplane.New(dataplane.Config{HSMs: s.hsms, Verifier: verifier, Authorization: s.base + "/" + s.meta.tenant, Region: s.cfg.Location, Log: s.log, Now: time.Now,
+		Limits: s.cfg.limiter(), Metrics: s.metrics, Recorder: s.audit.recorder(audit.PlaneData)})
 	arm, err := controlplane.New(controlplane.Config{
 		Service: &provisioner{s: s}, Verifier: verifier, BaseURLs: s.bases(), Tenant: s.meta.tenant, Subscription: s.meta.subscription, SubscriptionName: "Strongroom",
 		ResourceGroup: defaultGroup, Location: s.cfg.Location, MHSMSuffix: s.hsmSuffix(), Log: s.log,
+		Recorder: s.audit.recorder(audit.PlaneControl),
 	})
 	if err != nil {
 		return err
 	}
 	s.main = s.guard(s.route(arm))
 	return nil
+}
+
+// attestations verifies the tokens of the configured attestation authorities, and in development of our own.
+func (s *Server) attestations(ctx context.Context) (*access.Attestations, error) {
+	var list []access.Issuer
+	if s.issuer != nil {
+		list = s.issuer.AttestationAuthorities()
+	}
+	if len(list) > 0 {
+		s.log.WarnContext(ctx, "the attestation authority for development is on: whoever can sign in can have anything attested, and keys released that name it", "authority", list[0].URL)
+	}
+	for _, a := range s.cfg.AttestationAuthorities {
+		authority, err := access.OpenIssuer(access.IssuerConfig{URL: a.URL, Algorithms: a.Algorithms, Now: time.Now, Log: s.log})
+		if err != nil {
+			return nil, fmt.Errorf("attestation_authority: %w", err)
+		}
+		authority.Prefetch() // as with issuers
+		list = append(list, authority)
+	}
+	return access.NewAttestations(list, time.Now)
 }
 
 // bases are the ways to reach the main listener: as published, and in development also as localhost.
@@ -428,6 +487,12 @@ func (s *Server) populate(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	// In production an administrator assigns the roles that use keys, to whoever needs them. In development the one
+	// application that there is does everything, and the first minutes stay short.
+	var more []string
+	if s.dev {
+		more = []string{access.RoleCryptoUser, access.RoleCryptoOfficer}
+	}
 	for _, name := range s.cfg.HSMs {
 		same := func(i hsm.Info) bool { return strings.EqualFold(i.Name, name) }
 		if slices.ContainsFunc(have, same) || slices.ContainsFunc(gone, same) {
@@ -437,7 +502,7 @@ func (s *Server) populate(ctx context.Context) error {
 			continue // it was purged: a restart does not bring it back
 		}
 		_, _, err := s.hsms.Create(ctx, hsm.Spec{Name: name, Subscription: s.meta.subscription, ResourceGroup: defaultGroup, Location: s.cfg.Location,
-			TenantID: s.meta.tenant, InitialAdmins: admins})
+			TenantID: s.meta.tenant, InitialAdmins: admins, MoreRoles: more})
 		if err != nil {
 			return fmt.Errorf("--hsm %s: %w", name, err)
 		}
@@ -520,6 +585,9 @@ func (s *Server) wait(ctx context.Context) error {
 		case <-s.store.Failed():
 			s.log.ErrorContext(ctx, "a write could not be made durable: stopping. Check the disk, then start again")
 			return store.ErrFailed
+		case <-s.audit.failed():
+			s.log.ErrorContext(ctx, "the audit log could not be made durable: stopping. Check the disk, then start again")
+			return audit.ErrFailed
 		case err := <-s.listen.failed:
 			return err
 		case <-s.kick:

@@ -317,6 +317,57 @@ embedded = true
 	begin(t, Options{ConfigFile: config, DataDir: dir}, "administrator.env").stop()
 }
 
+// Metrics are served where the configuration says, and nowhere else.
+func TestMetricsOnTheirOwnListener(t *testing.T) {
+	free, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	at := free.Addr().String()
+	free.Close()
+	dir := t.TempDir()
+	config := writeFile(t, filepath.Join(t.TempDir(), "c.toml"), "hsms = ['vault1']\n[identity]\nembedded = true\n[metrics]\nlisten = '"+at+"'\n")
+	r := begin(t, Options{ConfigFile: config, DataDir: dir, Version: "v1.2.3"}, "administrator.env")
+	vault, main := r.env["STRONGROOM_HSM_VAULT1_URL"], port(t, r.env["STRONGROOM_AUTHORITY"])
+	token := r.token("https://managedhsm.localhost:" + main)
+	for range 3 {
+		if code, body, _ := r.get(vault+"/keys?api-version=7.4", token); code != 403 {
+			t.Fatalf("%d %s", code, body)
+		}
+	}
+	scrape := func() string {
+		answer, err := http.Get("http://" + at + "/metrics")
+		must(t, err)
+		defer answer.Body.Close()
+		body, err := io.ReadAll(answer.Body)
+		must(t, err)
+		return string(body)
+	}
+	text := scrape()
+	for _, line := range []string{
+		`strongroom_requests_total{code="403",hsm="vault1",operation="GetKeys"} 3`,
+		`strongroom_hsm_state{hsm="vault1",state="provisioned"} 1`,
+		`strongroom_hsm_keys{hsm="vault1"} 0`,
+		`strongroom_tokens_total{check="signature"} 1`,
+		`strongroom_tokens_total{check="remembered"} 2`,
+		`strongroom_build_info{version="v1.2.3"} 1`,
+	} {
+		if !strings.Contains(text, line) {
+			t.Errorf("the scrape lacks %s", line)
+		}
+	}
+	if strings.Contains(text, token) || strings.Contains(text, r.env["STRONGROOM_CLIENT_SECRET"]) {
+		t.Error("a secret is in the metrics")
+	}
+	for _, address := range []string{vault + "/metrics?api-version=7.4", r.env["STRONGROOM_AUTHORITY"] + "/metrics"} {
+		if code, body, _ := r.get(address, token); code != 404 && code != 401 || strings.Contains(body, "strongroom_") {
+			t.Errorf("%s: %d %s", address, code, body)
+		}
+	}
+	r.stop()
+	if _, err := http.Get("http://" + at + "/metrics"); err == nil {
+		t.Error("metrics are served after the end")
+	}
+}
+
 // digest is a fingerprint of all files of a folder.
 func digest(t *testing.T, dir string) string {
 	t.Helper()
@@ -374,6 +425,12 @@ func TestStartRefusals(t *testing.T) {
 			o.SealPassphraseFile = ""
 		}, "belongs to a development server"},
 		"a production folder, served with --dev": {true, func(t *testing.T, dir string, o *Options) { o.Dev, o.ConfigFile = true, "" }, "belongs to a production server"},
+		"an attestation authority without TLS": {true, func(t *testing.T, dir string, o *Options) {
+			o.ConfigFile = writeFile(t, filepath.Join(t.TempDir(), "c.toml"), "[identity]\nembedded = true\n[[attestation_authority]]\nurl = 'http://a.example'\n")
+		}, "not an https URL"},
+		"an attestation authority without algorithms": {true, func(t *testing.T, dir string, o *Options) {
+			o.ConfigFile = writeFile(t, filepath.Join(t.TempDir(), "c.toml"), "[identity]\nembedded = true\n[[attestation_authority]]\nurl = 'https://a.example'\nalgorithms = ['HS256']\n")
+		}, "HS256"},
 		"a port that is taken": {false, func(t *testing.T, dir string, o *Options) {
 			l, err := net.Listen("tcp", "127.0.0.1:0")
 			must(t, err)
@@ -453,7 +510,17 @@ func TestConfigRefusals(t *testing.T) {
 		"an unknown seal":             {Options{DataDir: "x"}, "[seal]\nkind = 'tpm'\n[identity]\nembedded = true", "seal kind"},
 		"a limit below zero":          {Options{DataDir: "x"}, "[limits]\nkeys_per_hsm = -1\n[identity]\nembedded = true", "keys_per_hsm"},
 		"a limit beyond the most":     {Options{DataDir: "x"}, "[limits]\nkeys_per_hsm = 1000001\n[identity]\nembedded = true", "keys_per_hsm"},
+		"no room for a request":       {Options{DataDir: "x"}, "[limits]\nrunning = -1\n[identity]\nembedded = true", "running"},
+		"a queue without end":         {Options{DataDir: "x"}, "[limits]\nwaiting = 100001\n[identity]\nembedded = true", "waiting"},
+		"a rate below none":           {Options{DataDir: "x"}, "[limits]\nrequests_per_second = -2\n[identity]\nembedded = true", "requests_per_second"},
+		"metrics for everybody":       {Options{DataDir: "x"}, "[metrics]\nlisten = '0.0.0.0:9464'\n[identity]\nembedded = true", "exposed"},
+		"metrics nowhere":             {Options{DataDir: "x"}, "[metrics]\nlisten = '9464'\n[identity]\nembedded = true", "HOST:PORT"},
 		"a tenant that is no GUID":    {Options{DataDir: "x"}, "tenant = 'home'\n[identity]\nembedded = true", "tenant"},
+		"an authority twice":          {Options{DataDir: "x"}, "[identity]\nembedded = true\n[[attestation_authority]]\nurl = 'https://a.example'\n[[attestation_authority]]\nurl = 'https://A.example/'", "there twice"},
+		"an authority that is issuer": {Options{DataDir: "x"}, "[[issuer]]\nurl = 'https://a.example/x'\n[[attestation_authority]]\nurl = 'https://a.example/x'", "[[issuer]] too"},
+		"an authority that is us":     {Options{DataDir: "x"}, "public_url = 'https://a.example'\n[identity]\nembedded = true\n[[attestation_authority]]\nurl = 'https://A.example/adfs'", "is this server"},
+		"an authority that is us too": {Options{DataDir: "x"}, "listen = '10.0.0.1:1'\n[identity]\nembedded = true\n[[attestation_authority]]\nurl = 'https://10.0.0.1:1'", "is this server"},
+		"an odd authority setting":    {Options{}, "[[attestation_authority]]\nprefix = 'x'", `unknown setting "attestation_authority.prefix"`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if test.toml != "" {
@@ -486,7 +553,7 @@ func TestManualsConfiguration(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if c.HSMDomain != "hsm.example.org" || c.Limits.KeysPerHSM != 5000 || c.Seal.Kind != "passphrase" || len(c.Issuers) != 1 {
+	if c.HSMDomain != "hsm.example.org" || c.Limits.KeysPerHSM != 5000 || c.Seal.Kind != "passphrase" || len(c.Issuers) != 1 || len(c.AttestationAuthorities) != 1 {
 		t.Errorf("loaded as %+v", c)
 	}
 }

@@ -1,6 +1,9 @@
 package server
 
 import (
+	"fmt"
+	"os"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -20,4 +23,32 @@ func TestNoCoreFiles(t *testing.T) {
 	if dumpable, err := unix.PrctlRetInt(unix.PR_GET_DUMPABLE, 0, 0, 0, 0); err != nil || dumpable != 0 {
 		t.Errorf("dumpable is %d (%v), want 0", dumpable, err)
 	}
+}
+
+// A production server locks its memory where that is permitted, and runs on where it is not.
+func TestMemoryIsLocked(t *testing.T) {
+	locked := func() int {
+		raw, err := os.ReadFile("/proc/self/status")
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, rest, _ := strings.Cut(string(raw), "VmLck:")
+		var kb int
+		if _, err := fmt.Sscan(rest, &kb); err != nil {
+			t.Fatal(err)
+		}
+		return kb
+	}
+	t.Cleanup(func() { _ = unix.Munlockall() })
+	before := locked()
+	err := lockMemory()
+	var limit unix.Rlimit
+	if got := unix.Getrlimit(unix.RLIMIT_MEMLOCK, &limit); got != nil {
+		t.Fatal(got)
+	}
+	permitted := limit.Cur == unix.RLIM_INFINITY
+	if after := locked(); permitted && (err != nil || after <= before) || !permitted && (err == nil || after != before) {
+		t.Errorf("permitted: %t; %d kB locked before and %d after, %v", permitted, before, after, err)
+	}
+	t.Logf("permitted: %t, %v", permitted, err)
 }

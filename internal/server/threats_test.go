@@ -171,6 +171,39 @@ func TestTheEmbeddedIssuerIsNotForgotten(t *testing.T) {
 	}
 }
 
+// Covers A10 for attestations: the authority that attests anything is there in development, where it says so, and
+// nowhere else; those that the configuration names are asked for their keys at start.
+func TestTheDevelopmentAuthorityStaysAtHome(t *testing.T) {
+	const says = "the attestation authority for development is on"
+	paths := []string{"/attest/.well-known/openid-configuration", "/attest/certs"}
+	dev := begin(t, Options{Dev: true, DataDir: t.TempDir()}, "dev.env")
+	for _, path := range paths {
+		if code, body, _ := dev.get(dev.env["STRONGROOM_AUTHORITY"]+path, ""); code != 200 {
+			t.Errorf("development, GET %s: %d %s", path, code, body)
+		}
+	}
+	if !strings.Contains(dev.stderr.String(), says) {
+		t.Errorf("a development server does not say that it attests anything\n%s", dev.stderr)
+	}
+	authority, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	defer authority.Close()
+	config := writeFile(t, filepath.Join(t.TempDir(), "c.toml"), "[identity]\nembedded = true\n[[attestation_authority]]\nurl = 'https://"+authority.Addr().String()+"/attest'\n")
+	production := begin(t, Options{ConfigFile: config, DataDir: t.TempDir()}, "administrator.env")
+	for _, path := range append(paths, "/attest/token") {
+		if code, body, _ := production.get(production.env["STRONGROOM_AUTHORITY"]+path, ""); code != 401 && code != 404 {
+			t.Errorf("production, GET %s: %d %s", path, code, body)
+		}
+	}
+	asked, err := authority.Accept() // by nobody else: the address is this test's
+	must(t, err)
+	_ = asked.Close()
+	production.stop()
+	if text := production.stderr.String(); strings.Contains(text, says) {
+		t.Errorf("a production server says that it attests anything\n%s", text)
+	}
+}
+
 func pool(t *testing.T, file string) *x509.CertPool {
 	t.Helper()
 	ca, err := os.ReadFile(file)

@@ -60,11 +60,18 @@ type Store interface {
 	View(ctx context.Context, fn func(Reader) error) error
 	// Update runs fn alone (serialisable). When Update returns nil, the writes are on disk. When fn or the
 	// commit fails, none of them is, except that after ErrFailed it is unknown. fn runs exactly once and must
-	// not block on other updates. Writes of several callers may share one commit.
+	// not block on other updates. Writes of several callers may share one commit; whatever fn saw of the others'
+	// is on disk too when Update returns fn's own error, or else the error is that of the commit.
 	Update(ctx context.Context, fn func(Writer) error) error
 	// Watch calls fn, in commit order, with the keys each commit changed, whoever made it, until cancel is
 	// called. fn runs before the Update that made the change returns, and must be quick and not call the store.
 	Watch(fn func(keys []string)) (cancel func())
+	// Announce calls before with all keys that a commit is about to change, while nobody can see the change yet, and
+	// settled when that is over: every watcher was told, or nothing was written. In between a reader may see the change or
+	// what was before, so whoever keeps what it has read must read anew then, or callers see things in no one order.
+	// After ErrFailed there may be no settled. Both functions run inside the commit, by the rules of Watch, and
+	// none of them may call Announce.
+	Announce(before func(keys []string), settled func()) (cancel func())
 	// Failed is closed when the store has failed for good.
 	Failed() <-chan struct{}
 	// Close waits for running transactions. Later calls answer ErrClosed.

@@ -296,6 +296,13 @@ func (p *parser) string(keep bool) (string, error) {
 	var decoded []byte
 	escaped := false
 	for {
+		from := p.at
+		for stop := min(len(p.text), start+p.limits.StringBytes+1); p.at < stop && plainASCII[p.text[p.at]]; {
+			p.at++
+		}
+		if escaped && keep {
+			decoded = append(decoded, p.text[from:p.at]...)
+		}
 		if p.at-start > p.limits.StringBytes {
 			return "", p.fail(ErrLimit, "a string is too long")
 		}
@@ -329,12 +336,7 @@ func (p *parser) string(keep bool) (string, error) {
 			if keep {
 				decoded = utf8.AppendRune(decoded, r)
 			}
-		case c < utf8.RuneSelf:
-			p.at++
-			if escaped && keep {
-				decoded = append(decoded, c)
-			}
-		default:
+		default: // not ASCII
 			r, size := utf8.DecodeRune(p.text[p.at:])
 			if r == utf8.RuneError && size <= 1 {
 				return "", p.fail(ErrEncoding, "broken UTF-8")
@@ -346,6 +348,14 @@ func (p *parser) string(keep bool) (string, error) {
 		}
 	}
 }
+
+// plainASCII are the bytes that stand in a string for themselves and alone.
+var plainASCII = func() (set [256]bool) {
+	for c := 0x20; c < utf8.RuneSelf; c++ {
+		set[c] = c != '"' && c != '\\'
+	}
+	return set
+}()
 
 // escape reads a backslash and what belongs to it, a surrogate pair included.
 func (p *parser) escape() (rune, error) {
@@ -417,10 +427,10 @@ const manyNames = 16
 
 // add reports whether name was new.
 func (n *names) add(name string) bool {
-	if n.fold {
-		name = foldCase(name)
-	}
 	if n.many != nil {
+		if n.fold {
+			name = foldCase(name)
+		}
 		if _, found := n.many[name]; found {
 			return false
 		}
@@ -428,21 +438,24 @@ func (n *names) add(name string) bool {
 		return true
 	}
 	for _, other := range n.few {
-		if other == name {
+		if other == name || n.fold && strings.EqualFold(other, name) {
 			return false
 		}
 	}
 	if n.few = append(n.few, name); len(n.few) >= manyNames {
 		n.many = make(map[string]struct{}, 2*manyNames)
 		for _, other := range n.few {
+			if n.fold {
+				other = foldCase(other)
+			}
 			n.many[other] = struct{}{}
 		}
 	}
 	return true
 }
 
-// foldCase maps all spellings that encoding/json takes for one name to one string: each rune becomes the
-// smallest of those that differ from it in case alone ("K", "k" and the Kelvin sign are one).
+// foldCase maps all spellings that encoding/json takes for one name, which are those that strings.EqualFold takes for
+// one, to one string: each rune becomes the smallest of those that differ from it in case alone ("K", "k" and the Kelvin sign are one).
 func foldCase(name string) string {
 	return strings.Map(func(r rune) rune {
 		if 'a' <= r && r <= 'z' {

@@ -115,7 +115,7 @@ func start(b *testing.B, dir string) *server {
 		b.Fatal(err)
 	}
 	config := filepath.Join(dir, "strongroom.toml")
-	text := fmt.Sprintf("data = %q\nlisten = \"127.0.0.1:0\"\nhsms = [%q]\n\n[identity]\nembedded = true\n\n[limits]\nkeys_per_hsm = 200000\n", filepath.Join(dir, "data"), hsmName)
+	text := fmt.Sprintf("data = %q\nlisten = \"127.0.0.1:0\"\nhsms = [%q]\n\n[identity]\nembedded = true\n\n[limits]\nkeys_per_hsm = 200000\nrequests_per_second = -1\n", filepath.Join(dir, "data"), hsmName)
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		b.Fatal(err)
 	}

@@ -64,6 +64,8 @@ const (
 	transfer   = `{"key_format":"jwk","transfer_key":"{\"kty\":\"RSA\",\"kid\":\"not used\",\"e\":\"AQAB\",\"n\":\"AQ\",\"key_ops\":[\"wrapKey\"],\"x5c\":[\"MA==\"],\"x5t\":\"AQ\",\"x5t#S256\":\"AQ\"}"}`
 	state      = `{"hsm":"alpha","state":"activated","domain_id":"0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef","required":2,"custodians":["ann"],"activated":"2026-11-25T03:00:00Z"}`
 	policy     = `{"id":"https://alpha.hsm.example/keys/k/rotationpolicy","lifetimeActions":[{"trigger":{"timeBeforeExpiry":"P30D"},"action":{"type":"Rotate"}}],"attributes":{"expiryTime":"P90D","created":1,"updated":1}}`
+	role       = `{"id":"Microsoft.KeyVault/providers/Microsoft.Authorization/roleDefinitions/1","name":"1","type":"Microsoft.Authorization/roleDefinitions","properties":{"roleName":"r","description":"","type":"AKVBuiltInRole","assignableScopes":["/"],"permissions":[{"actions":[],"notActions":[],"dataActions":["Microsoft.KeyVault/managedHsm/keys/rotate/action"],"notDataActions":[]}]}}`
+	assignment = `{"id":"/providers/Microsoft.Authorization/roleAssignments/1","name":"1","type":"Microsoft.Authorization/roleAssignments","properties":{"scope":"/keys/k","roleDefinitionId":"1","principalId":"1"}}`
 	version    = "0123456789abcdef0123456789abcdef"
 )
 
@@ -106,6 +108,10 @@ func good() []exchange.Exchange {
 			answered("POST", "/securitydomain/upload"+q, 202, progress),
 			answered("DELETE", "/securitydomain/upload"+q, 204, ""),
 			answered("GET", "/securitydomain"+q, 200, state),
+			answered("GET", "/providers/Microsoft.Authorization/roleDefinitions"+q, 200, `{"value":[`+role+`]}`),
+			answered("PUT", "/providers/Microsoft.Authorization/roleDefinitions/"+version+q, 201, role),
+			answered("PUT", "/keys/k/providers/Microsoft.Authorization/roleAssignments/"+version+q, 201, assignment),
+			answered("DELETE", "/keys/providers/Microsoft.Authorization/roleAssignments/"+version+q, 200, assignment),
 			answered("GET", "/securitydomain"+q, 403, refusal),
 		)
 	}

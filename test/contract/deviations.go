@@ -2,6 +2,7 @@ package contract
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -19,6 +20,9 @@ type Deviation struct {
 
 	// member is the schema of the member as it is here; nil takes the member off the required ones.
 	member tree
+	// enum names the definition of the member's values, and more are values that it has beyond those listed.
+	enum string
+	more []any
 	// responses are those of an operation that no document has, by status, and definitions the forms that they name.
 	responses, definitions tree
 }
@@ -59,6 +63,16 @@ var deviations = []Deviation{
 		Why: "the service was recorded without it; azure-cli and PowerShell take the certificate in `x5c` and nothing else",
 	},
 	{
+		Where: "Permission.dataActions", Document: "neither `keys/rotate/action` nor `keys/derive/action`", Here: "Managed HSM Crypto User has both, and custom roles may",
+		Why:  "the service was recorded with them, and its role documentation lists the first",
+		enum: "DataAction", more: []any{"Microsoft.KeyVault/managedHsm/keys/rotate/action", "Microsoft.KeyVault/managedHsm/keys/derive/action"},
+	},
+	{
+		Where: "RoleAssignmentPropertiesWithScope.scope", Document: "`/`, `/keys`", Here: "also `/keys/NAME`",
+		Why:    "the service was recorded with it: that is where an assignment at one key is",
+		member: tree{"type": "string", "pattern": "^(/|/keys|/keys/[0-9a-zA-Z-]{1,127})$"},
+	},
+	{
 		Where: "DELETE /securitydomain/upload", Document: "no such operation", Here: "204: ends a recovery that is under way",
 		Why:       "Strongroom's own: a way back for who asked for the transfer key by mistake",
 		responses: tree{"204": tree{"description": "The recovery has ended."}},
@@ -87,6 +101,20 @@ func (d Deviation) apply(edition string, t tree) (bool, error) {
 	}
 	if method, path, isOperation := strings.Cut(d.Where, " "); isOperation {
 		return d.applyOperation(strings.ToLower(method), path, t)
+	}
+	if d.enum != "" {
+		definition := at(t, "definitions", d.enum)
+		if definition == nil {
+			return false, nil
+		}
+		values, _ := definition["enum"].([]any)
+		for _, v := range d.more {
+			if slices.Contains(values, v) {
+				return false, fmt.Errorf("the document has %v", v)
+			}
+		}
+		definition["enum"] = append(slices.Clone(values), d.more...)
+		return true, nil
 	}
 	name, member, _ := strings.Cut(d.Where, ".")
 	definition := at(t, "definitions", name)

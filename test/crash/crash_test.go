@@ -486,7 +486,8 @@ func TestFullDisk(t *testing.T) {
 	}
 	run(t, "mount", "-t", "tmpfs", "-o", "size=3M", "tmpfs", mount)
 	t.Cleanup(func() { _ = exec.Command("umount", "-l", mount).Run() })
-	s := harness.Start(t, filepath.Join(mount, "data"), harness.Options{Binary: server})
+	// The audit log is on another disk; TestFullAuditDisk has the other case.
+	s := harness.Start(t, filepath.Join(mount, "data"), harness.Options{Binary: server, Args: []string{"--audit-folder", filepath.Join(t.TempDir(), "audit")}})
 	alpha := s.URL(t, "alpha")
 	filler := filepath.Join(mount, "filler")
 	fill(t, filler)
@@ -609,6 +610,7 @@ func TestRandomDeathsUnderLoad(t *testing.T) {
 			if err := s.Stop(); err != nil {
 				t.Error(err)
 			}
+			recorded(t, dir, acknowledged)
 		})
 	}
 }

@@ -34,6 +34,31 @@ func blocks(t *testing.T, page, heading string, want int) string {
 	return b.String()
 }
 
+// allBlocks returns the shell blocks of a whole page, which has no other kind.
+func allBlocks(t *testing.T, page string, want int) string {
+	t.Helper()
+	text, err := os.ReadFile(page)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b strings.Builder
+	fences := 0
+	for line := range strings.Lines(string(text)) {
+		switch {
+		case line == "```\n":
+			fences++
+		case strings.HasPrefix(line, "```"):
+			t.Fatalf("%s has a block of another kind: %s", page, line)
+		case fences%2 == 1:
+			b.WriteString(line)
+		}
+	}
+	if fences != 2*want {
+		t.Fatalf("%s: %d fences, want %d; a block that is not run is a promise", page, fences, 2*want)
+	}
+	return b.String()
+}
+
 // workplace is a folder as a newcomer has it after `make run`: bin/strongroom, ./data with a running server, the pages.
 // The commands of the pages run the shipped program; the server is the one that records, which differs in that only.
 func workplace(t *testing.T) (string, *harness.Server) {
@@ -82,7 +107,8 @@ func TestAzureCLIPage(t *testing.T) {
 export PYTHONPATH=$_AZS_SHIM
 export AZURE_CORE_COLLECT_TELEMETRY=no AZURE_CORE_ONLY_SHOW_ERRORS=yes
 set -x
-` + blocks(t, "../../docs/azure-cli.md", "Sign in", 1) + blocks(t, "../../docs/azure-cli.md", "Ceremony", 1) + `
+` + blocks(t, "../../docs/azure-cli.md", "Sign in", 1) + blocks(t, "../../docs/azure-cli.md", "Ceremony", 1) + blocks(t, "../../docs/azure-cli.md", "Roles", 1) + `
+az keyvault role assignment list --hsm-name $H1 --scope /keys/invoices --query '[].roleName' -o tsv
 az keyvault key show --hsm-name $H2 -n invoices --query key.kty -o tsv
 `
 	cmd := exec.Command("bash", "-euc", script)
@@ -94,5 +120,31 @@ az keyvault key show --hsm-name $H2 -n invoices --query key.kty -o tsv
 	}
 	if !strings.Contains(string(out), "\nRSA-HSM\n") {
 		t.Errorf("the key is not on the second HSM:\n%s", out)
+	}
+	if !strings.Contains(string(out), "\nManaged HSM Crypto Auditor\n") {
+		t.Errorf("the role at the key was not given:\n%s", out)
+	}
+}
+
+// The guide to keys, every command of it, as it stands there, on an HSM that was taken into possession as the README does it.
+func TestKeysPage(t *testing.T) {
+	dir, s := workplace(t)
+	script := `
+set -a; . data/dev.env; set +a
+for i in ann bo cy; do bin/strongroom custodian new $i --bits 2048 --out ceremony; done
+bin/strongroom domain download --url alpha --quorum 2 --out ceremony/SD.json --custodian ceremony/ann.cer --custodian ceremony/bo.cer --custodian ceremony/cy.cer
+set -x
+` + allBlocks(t, "../../docs/keys.md", 22)
+	cmd := exec.Command("bash", "-euo", "pipefail", "-c", script)
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), "HOME="+t.TempDir())
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v\n%s\nserver log:\n%s", err, out, s.Log)
+	}
+	for text, want := range map[string]int{"the signature holds": 3, "Verified OK": 1, "three hundred ducats": 2, "the attestation holds": 2, "released key": 1} {
+		if n := strings.Count(string(out), text); n < want {
+			t.Errorf("%q is there %d times, want %d:\n%s", text, n, want, out)
+		}
 	}
 }

@@ -116,6 +116,8 @@ func Run(t *testing.T, open Open) {
 	t.Run("import of unsound keys", s.unsoundKeys)
 	t.Run("import of wrapped keys", s.importWrapped)
 	t.Run("wrapped keys that do not open", s.damagedWrapped)
+	t.Run("release", s.release)
+	t.Run("refused release", s.refusedRelease)
 	t.Run("dropped keys", s.dropped)
 	t.Run("rebound keys", s.rebound)
 	t.Run("refused specs", s.refusedSpecs)
@@ -749,6 +751,10 @@ func (s *suite) calls(t *testing.T) map[string]func(context.Context, engine.Engi
 		},
 		"ImportWrapped": func(ctx context.Context, e engine.Engine) error {
 			_, err := e.ImportWrapped(ctx, rsaKey.ref, blob, engine.Spec{Type: engine.Oct}, nothing)
+			return err
+		},
+		"Release": func(ctx context.Context, e engine.Engine) error {
+			_, err := e.Release(ctx, k.ref, engine.RSAAESKeyWrap, rsaKey.public)
 			return err
 		},
 		"Drop, then Sign": func(ctx context.Context, e engine.Engine) error {

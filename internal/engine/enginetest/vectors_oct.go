@@ -20,8 +20,9 @@ type vectorGroupOf[V any] struct {
 	PrivateKey       struct {
 		Modulus, PublicExponent, PrivateExponent, Prime1, Prime2, Exponent1, Exponent2, Coefficient string // RSA, hex
 	}
-	Curve string
-	Tests []V
+	Sha, MgfSha string
+	Curve       string
+	Tests       []V
 }
 
 // each reads a file and calls f with every vector in it and its group. A group of another type is a failure.

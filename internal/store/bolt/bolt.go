@@ -62,6 +62,9 @@ const (
 	growStep = 1 << 20
 	// checkLimit is the size up to which opening checks every page: a tenth of a second.
 	checkLimit = 64 << 20
+	// fillPercent is how full a page is left that is split. Names often come in order, and bbolt's own half leaves a
+	// file of half-empty pages then: 100,000 keys took 264 MB and take 117 MB. For names in no order it makes 8 % more.
+	fillPercent = 0.9
 	// Bounds of one shared commit, so that no caller waits for a crowd.
 	maxBatch      = 1024
 	maxBatchBytes = 16 << 20
@@ -323,6 +326,11 @@ func (s *Store) beginError(err error) error {
 // Watch implements [store.Store].
 func (s *Store) Watch(fn func(keys []string)) (cancel func()) { return s.feed.Watch(fn) }
 
+// Announce implements [store.Store].
+func (s *Store) Announce(before func(keys []string), settled func()) (cancel func()) {
+	return s.feed.Announce(before, settled)
+}
+
 // Failed implements [store.Store].
 func (s *Store) Failed() <-chan struct{} { return s.failed }
 
@@ -377,11 +385,12 @@ func (s *Store) Update(ctx context.Context, fn func(store.Writer) error) error {
 	case err := <-r.done:
 		return err // no transaction could be begun
 	case tx := <-r.turn:
-		if err := r.run(tx, fn); err != nil {
+		refused := r.run(tx, fn)
+		if err := <-r.done; err != nil {
 			return err
 		}
+		return refused
 	}
-	return <-r.done
 }
 
 // run calls fn and hands the baton back to the committer, also when fn panics or ends the goroutine.
@@ -411,10 +420,10 @@ func (s *Store) run() {
 	}
 }
 
-// member is a request whose changes are in the batch.
+// member is a request that the batch's commit answers.
 type member struct {
 	r    *request
-	keys []string
+	keys []string // that it changed
 }
 
 // batch runs first and whoever else waits, and commits them together.
@@ -436,20 +445,32 @@ func (s *Store) batch(first *request) {
 		first.done <- s.fail(err)
 		return
 	}
+	records.FillPercent = fillPercent
 	all := overlay.New(reader{records})
 	var members []member
 	for r, n, size := first, 1, int64(0); r != nil; n++ {
 		child := overlay.New(all)
 		r.turn <- child
-		if out := <-r.ran; out.ok {
+		switch out := <-r.ran; {
+		case out.ok:
 			all.Absorb(out.tx)
 			members = append(members, member{r, out.keys})
 			size += out.tx.Size()
+		case len(all.Keys()) > 0:
+			// Its function may have failed because of a change before it in the batch. Whoever is told "it is there
+			// already" or "it is gone" must be able to rely on it: that has to be on disk first.
+			members = append(members, member{r, nil})
+		default:
+			r.done <- nil
 		}
 		r = nil
 		if n < maxBatch && size < maxBatchBytes {
 			r = s.next()
 		}
+	}
+	if keys := all.Keys(); len(keys) > 0 {
+		s.feed.Begin(keys)
+		defer s.feed.End()
 	}
 	if err := s.commit(tx, records, all); err != nil {
 		for _, m := range members {

@@ -140,6 +140,8 @@ func (s *Store) Update(ctx context.Context, fn func(store.Writer) error) error {
 	if len(keys) == 0 {
 		return nil
 	}
+	s.feed.Begin(keys)
+	defer s.feed.End()
 	if err := s.commit(base.apply(tx)); err != nil {
 		return err
 	}
@@ -169,6 +171,11 @@ func (s *Store) commit(next snapshot) error {
 
 // Watch implements [store.Store].
 func (s *Store) Watch(fn func(keys []string)) (cancel func()) { return s.feed.Watch(fn) }
+
+// Announce implements [store.Store].
+func (s *Store) Announce(before func(keys []string), settled func()) (cancel func()) {
+	return s.feed.Announce(before, settled)
+}
 
 // Failed implements [store.Store].
 func (s *Store) Failed() <-chan struct{} { return s.failed }

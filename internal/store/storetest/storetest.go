@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -36,6 +37,7 @@ func Run(t *testing.T, open func(t *testing.T) store.Store) {
 		{"snapshot isolation", testSnapshot},
 		{"limits", testLimits},
 		{"watch", testWatch},
+		{"announcements", testAnnounce},
 		{"cancelled before the start", testCancelled},
 		{"cancelled while waiting", testCancelledWaiting},
 		{"a counter under concurrency", testCounter},
@@ -438,6 +440,77 @@ func testWatch(t *testing.T, s store.Store) {
 	put(t, s, "z", "1")
 	if len(got) != 50 || others != 2 {
 		t.Fatal("a cancelled watcher was called")
+	}
+}
+
+// A commit is announced before a reader can see it, and is over when its watchers were told.
+func testAnnounce(t *testing.T, s store.Store) {
+	var (
+		announced atomic.Int64
+		begun     []string // of the commit under way
+		told      bool
+		over      int
+	)
+	cancelWatch := s.Watch(func(keys []string) {
+		if begun == nil {
+			t.Error("a watcher is told of what was not announced")
+		}
+		for _, key := range keys {
+			if !slices.Contains(begun, key) {
+				t.Errorf("%s was not announced, but %v", key, begun)
+			}
+		}
+		told = true
+	})
+	cancel := s.Announce(func(keys []string) {
+		begun = slices.Clone(keys)
+		announced.Add(1)
+	}, func() {
+		if begun == nil || !told {
+			t.Error("over before it began, or before its watchers were told")
+		}
+		begun, told = nil, false
+		over++
+	})
+	put(t, s, "n", "1")
+	_ = s.Update(t.Context(), func(w store.Writer) error { w.Put("no", nil); return errSentinel })
+	update(t, s, func(store.Writer) {})
+	if announced.Load() != 1 || over != 1 {
+		t.Fatalf("one commit that changed something was announced %d times, and was over %d times", announced.Load(), over)
+	}
+	var readers sync.WaitGroup
+	stop := make(chan struct{})
+	for range 4 {
+		readers.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				err := s.View(context.Background(), func(r store.Reader) error {
+					value, _ := r.Get("n")
+					if int64(len(value)) > announced.Load() {
+						t.Error("a reader sees what was not announced yet")
+					}
+					return nil
+				})
+				if err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	for n := 2; n < 60; n++ {
+		put(t, s, "n", strings.Repeat("1", n))
+	}
+	close(stop)
+	readers.Wait()
+	cancel()
+	cancelWatch()
+	put(t, s, "n", "")
+	if announced.Load() != 59 || over != 59 {
+		t.Errorf("%d announced and %d over, want 59 of both, and none after the end", announced.Load(), over)
 	}
 }
 

@@ -47,6 +47,8 @@ func main() {
 	check(err)
 	rsaKey, err := rsa.GenerateKey(rand.Reader, 2048)
 	check(err)
+	heavyKey, err := rsa.GenerateKey(rand.Reader, 4096)
+	check(err)
 	ecKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	check(err)
 	key := make([]byte, 32)
@@ -67,6 +69,10 @@ func main() {
 		switch req.Alg {
 		case "RS256":
 			signature, err := rsa.SignPKCS1v15(nil, rsaKey, crypto.SHA256, value)
+			check(err)
+			resp.Value = b64.EncodeToString(signature)
+		case "RS512": // the heavy one
+			signature, err := rsa.SignPKCS1v15(nil, heavyKey, crypto.SHA512, value)
 			check(err)
 			resp.Value = b64.EncodeToString(signature)
 		case "ES256":

@@ -1,0 +1,170 @@
+package dataplane_test
+
+import (
+	"context"
+	"encoding/json"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"strongroom/internal/access"
+	"strongroom/internal/dataplane"
+	"strongroom/internal/failure"
+	"strongroom/internal/limit"
+	"strongroom/internal/record"
+)
+
+// clerk is a recorder that can run out of paper.
+type clerk struct {
+	mu              sync.Mutex
+	intents, ended  []record.Call
+	noIntent, noEnd bool
+}
+
+func (c *clerk) keep(list *[]record.Call, e *record.Call, broken bool) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if broken {
+		return failure.Coded(failure.Unavailable, "AuditUnavailable", "no paper")
+	}
+	*list = append(*list, *e)
+	return nil
+}
+
+func (c *clerk) Intent(_ context.Context, e *record.Call) error {
+	return c.keep(&c.intents, e, c.noIntent)
+}
+
+func (c *clerk) Outcome(_ context.Context, e *record.Call) error {
+	return c.keep(&c.ended, e, c.noEnd)
+}
+
+// Covers L1, L2 at the data plane: every answer has a record, what changes something has one before, and without
+// paper nothing is done and nothing is answered.
+func TestEveryCallIsRecorded(t *testing.T) {
+	c := &clerk{}
+	f := newFixture(t, "alpha")
+	f.configure(func(cfg *dataplane.Config) { cfg.Recorder = c })
+	f.activate("alpha")
+	c.intents, c.ended = nil, nil
+	w := f.do(request{method: "POST", path: "/keys/Pay/create", body: `{"kty":"EC"}`})
+	var made struct{ Key struct{ Kid string } }
+	if err := json.Unmarshal(w.Body.Bytes(), &made); err != nil || w.Code != 200 {
+		t.Fatal(w.Body)
+	}
+	version := made.Key.Kid[strings.LastIndex(made.Key.Kid, "/")+1:]
+	digest := strings.Repeat("A", 43)
+	for _, r := range []request{
+		{method: "POST", path: "/keys/pay/sign", body: `{"alg":"ES256","value":"` + digest + `"}`, header: map[string]string{"x-ms-client-request-id": "from-the-client"}},
+		{method: "POST", path: "/keys/pay/sign", body: `{"alg":"RS256","value":"` + digest + `"}`},
+		{method: "POST", path: "/keys/pay/sign", body: `<canary>`},
+		{method: "GET", path: "/keys/pay", token: f.token(map[string]any{"oid": lowID, "sub": lowID})},
+		{method: "GET", path: "/keys/pay", token: "none"},
+		{method: "GET", path: "/secrets/canary"},
+		{method: "GET", path: "/keys/%63anary"},
+		{method: "GET", path: "/keys", hsm: "canary"},
+		{method: "DELETE", path: "/keys/pay"},
+	} {
+		f.do(r)
+	}
+	line := func(op, key, version string, status int, code string) record.Call {
+		return record.Call{Caller: access.Caller{ObjectID: adminID}, HSM: "alpha", Operation: op, Key: key, Version: version, Status: status, Code: code}
+	}
+	nobody := func(e record.Call) record.Call { e.Caller, e.HSM = access.Caller{}, ""; return e }
+	signed := line("Sign", "Pay", version, 200, "")
+	signed.ClientRequest = "from-the-client"
+	low := line("GetKey", "pay", "", 403, "AccessDenied")
+	low.Caller.ObjectID = lowID
+	elsewhere := line("GetKeys", "", "", 404, "ResourceNotFound")
+	elsewhere.HSM = ""
+	noBody := line("Sign", "pay", "", 400, "BadParameter")
+	noBody.HSM = "" // refused before it was looked for
+	noRoute := line("", "", "", 404, "RouteNotFound")
+	noRoute.HSM = ""
+	want := []record.Call{
+		line("CreateKey", "Pay", version, 200, ""), signed, line("Sign", "pay", "", 400, "BadParameter"), noBody, low,
+		nobody(line("", "", "", 401, "Unauthorized")), noRoute, nobody(line("", "", "", 400, "BadParameter")), elsewhere,
+		line("DeleteKey", "Pay", version, 200, ""),
+	}
+	sameCalls := cmp.Options{cmpopts.IgnoreFields(record.Call{}, "Request", "Source", "HSMID", "Took", "Changes", "Action", "Intended"), cmpopts.IgnoreFields(access.Caller{}, "AppID", "Tenant", "Issuer", "Name", "Groups")}
+	if diff := cmp.Diff(want, c.ended, sameCalls); diff != "" {
+		t.Errorf("outcomes: %s", diff)
+	}
+	if diff := cmp.Diff([]record.Call{line("CreateKey", "Pay", "", 0, ""), line("DeleteKey", "pay", "", 0, "")}, c.intents, sameCalls); diff != "" {
+		t.Errorf("intents: %s", diff)
+	}
+	if c.ended[1].Action != access.KeySign || c.intents[1].Action != access.KeyDelete || !c.ended[0].Intended || c.ended[1].Intended {
+		t.Errorf("actions or intents: %+v", c.ended[:2])
+	}
+	if c.intents[0].Request != c.ended[0].Request || c.ended[0].Request == c.ended[1].Request || c.ended[1].HSMID == "" {
+		t.Error("an intent and its outcome are not of one request, or two requests are")
+	}
+	all, _ := json.Marshal(c.ended)
+	if strings.Contains(string(all), "canary") {
+		t.Errorf("what a stranger wrote is in the record: %s", all)
+	}
+
+	c.noIntent = true
+	before := f.snapshot()
+	if w := f.do(request{method: "POST", path: "/keys/new/create", body: `{"kty":"EC"}`}); w.Code != 503 || errorOf(t, w) != "AuditUnavailable" || w.Header().Get("Retry-After") == "" {
+		t.Errorf("without paper for the intent: %d %s", w.Code, w.Body)
+	}
+	if f.snapshot() != before {
+		t.Error("it was done without a record")
+	}
+	c.noEnd = true
+	if w := f.do(request{method: "POST", path: "/rng", body: `{"count":8}`}); w.Code != 503 || strings.Contains(w.Body.String(), "value") {
+		t.Errorf("without paper for the outcome: %d %s", w.Code, w.Body)
+	}
+	if w := f.do(request{method: "GET", path: "/keys", token: "none"}); w.Code != 503 {
+		t.Errorf("a stranger: %d", w.Code)
+	}
+	c.noIntent, c.noEnd = false, false
+	if w := f.do(request{method: "POST", path: "/keys/new/create", body: `{"kty":"EC"}`}); w.Code != 200 {
+		t.Errorf("with paper again: %d %s", w.Code, w.Body)
+	}
+}
+
+// Whoever asks too often is told when to come back, and others do not notice.
+func TestRateLimit(t *testing.T) {
+	f := newFixture(t, "alpha")
+	f.activate("alpha")
+	f.configure(func(cfg *dataplane.Config) {
+		cfg.Limits = limit.New(limit.Config{Rate: 1, Burst: 2}, func() time.Time { return f.now })
+	})
+	list := func(oid string) int {
+		w := f.do(request{method: "GET", path: "/keys", token: f.token(map[string]any{"oid": oid, "sub": oid})})
+		if w.Code == 429 && (w.Header().Get("Retry-After") == "" || errorOf(t, w) != "TooManyRequests") {
+			t.Errorf("429 without a time or code: %v %s", w.Header(), w.Body)
+		}
+		return w.Code
+	}
+	for i, want := range []int{200, 200, 429} {
+		if got := list(adminID); got != want {
+			t.Errorf("request %d: %d, want %d", i+1, got, want)
+		}
+	}
+	if got := list(lowID); got != 403 {
+		t.Errorf("somebody else: %d", got)
+	}
+	f.now = f.now.Add(time.Second)
+	if got := list(adminID); got != 200 {
+		t.Errorf("a second later: %d", got)
+	}
+}
+
+// Every operation has a name of its own, and what a caller changes is known to change something.
+func TestOperationsHaveNames(t *testing.T) {
+	for _, op := range dataplane.Operations() {
+		if op.Name == "" {
+			t.Errorf("%s %s has no name", op.Method, op.Pattern)
+		}
+		if op.Method != "GET" && op.Method != "POST" && !op.Changes {
+			t.Errorf("%s %s (%s) is not known to change anything", op.Method, op.Pattern, op.Name)
+		}
+	}
+}

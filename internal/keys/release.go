@@ -1,0 +1,125 @@
+package keys
+
+import (
+	"context"
+	"errors"
+	"strings"
+
+	"strongroom/internal/access"
+	"strongroom/internal/engine"
+	"strongroom/internal/failure"
+	"strongroom/internal/release"
+)
+
+// releaseType is the typ of the header of a released key, so that no other statement of the domain can pass for one.
+const releaseType = "strongroom-key-release+jws"
+
+// ReleaseParams says how to release a key, and to whom.
+type ReleaseParams struct {
+	// Target is the attestation token: a JWT of a configured attestation authority, which holds the recipient's
+	// public key in the claim x-ms-runtime.keys.
+	Target string
+	// Encryption is the way of wrapping, one of engine.RSAAESKeyWrap and its likes; "" means engine.RSAAESKeyWrap.
+	Encryption string
+	// Payload makes what is signed of the key, as it is known outside, and its wrapped form.
+	Payload func(Key, Released) ([]byte, error)
+}
+
+// Released is a key, wrapped for a recipient.
+type Released struct {
+	Encryption string
+	Wrapped    []byte
+	Recipient  string // kid of the recipient's key, as the token has it; may be empty
+}
+
+// Release wraps a version of a key for a recipient outside the HSM (version "" is the latest), and returns it in a JWS that
+// the domain's signing key signed, with the domain's certificate in its header. The key must be enabled and exportable;
+// nbf, exp and key_ops do not matter. The token must be verified by a configured authority and fulfil the version's
+// release policy. If not, it is a failure.Forbidden of code "Forbidden" that names what is missing, and never what
+// the policy expects.
+func (k *Keys) Release(ctx context.Context, caller access.Caller, name, version string, p ReleaseParams) (jws []byte, err error) {
+	eng, lower, err := k.enterKey(ctx, caller, access.KeyRelease, name)
+	if err != nil {
+		return nil, err
+	}
+	if version, err = normalVersion(version); err != nil {
+		return nil, err
+	}
+	switch p.Encryption {
+	case "":
+		p.Encryption = engine.RSAAESKeyWrap
+	case engine.RSAAESKeyWrap, engine.RSAAESKeyWrap256, engine.RSAAESKeyWrap384:
+	default:
+		return nil, failure.New(failure.BadParameter, "enc must be %s, %s or %s", engine.RSAAESKeyWrap, engine.RSAAESKeyWrap256, engine.RSAAESKeyWrap384)
+	}
+	if p.Target == "" {
+		return nil, failure.New(failure.BadParameter, "target is missing: it is the attestation token of the environment that the key shall be released to")
+	}
+	rec, v, err := k.find(ctx, eng, lower, version)
+	if err != nil {
+		return nil, err
+	}
+	what := describe(rec.Name, v.ID)
+	switch {
+	case !v.Enabled:
+		return nil, failure.New(failure.Disabled, "%s is disabled; enable it first", what)
+	case !v.Exportable || v.Release == nil:
+		return nil, notReleased("%s is not exportable, and never will be; only keys made with attributes.exportable and a release_policy can be released", what)
+	case k.cfg.Attestations == nil:
+		return nil, notReleased("this server knows no attestation authority; its operator has to configure one")
+	}
+	to, authority, err := k.recipient(ctx, v, what, p.Target)
+	if err != nil {
+		return nil, err
+	}
+	wrapped, err := eng.Release(ctx, v.ref(k.cfg.HSM, lower), p.Encryption, engine.Public{Type: engine.RSA, N: to.N, E: to.E})
+	if errors.Is(err, engine.ErrRecipient) {
+		return nil, notReleasedBecause(err, "%s is not released: the key for encryption in the token's claim x-ms-runtime.keys is not an RSA key of 2048, 3072 or 4096 bits with an odd exponent from 65537, or is one that can be factored", what)
+	}
+	if err != nil {
+		return nil, engineFailure(err, what)
+	}
+	payload, err := p.Payload(k.key(rec.Name, v), Released{Encryption: p.Encryption, Wrapped: wrapped, Recipient: to.ID})
+	if err != nil {
+		return nil, failure.Wrap(failure.Internal, err, "the released key cannot be encoded")
+	}
+	if jws, _, err = k.cfg.Statement(ctx, releaseType, payload); err != nil {
+		return nil, err
+	}
+	k.cfg.Log.InfoContext(ctx, "key released", "hsm_id", k.cfg.HSM, "key", rec.Name, "version", v.ID, "caller", caller.ObjectID, "authority", authority)
+	return jws, nil
+}
+
+// recipient returns the key that a version may be released to by its policy, and who attested it.
+func (k *Keys) recipient(ctx context.Context, v *versionRecord, what, token string) (to release.Key, authority string, err error) {
+	policy, err := release.Parse(v.Release.Data)
+	if err != nil { // one that an earlier server took
+		return release.Key{}, "", notReleasedBecause(err, "%s is not released: this server does not understand its release_policy: %v; update it", what, err)
+	}
+	attested, err := k.cfg.Attestations.Verify(ctx, token)
+	if err != nil {
+		return release.Key{}, "", err
+	}
+	fulfilled, unmet := policy.Judge(attested.Authority, attested.Claims)
+	switch {
+	case !fulfilled && len(unmet) == 0:
+		return release.Key{}, "", notReleased("%s is not released: its release_policy does not name the authority of the token", what)
+	case !fulfilled:
+		return release.Key{}, "", notReleased("%s is not released: its release_policy is not fulfilled by these claims of the token, which are missing or have another value: %s", what, strings.Join(unmet, ", "))
+	}
+	if to, err = release.Recipient(attested.Claims); err != nil {
+		return release.Key{}, "", notReleasedBecause(err, "%s is not released: the token names no key to wrap it for: %v", what, err)
+	}
+	return to, attested.Authority, nil
+}
+
+// notReleased is the one kind of answer to a release that the key or its policy does not allow.
+func notReleased(format string, args ...any) error {
+	return failure.Coded(failure.Forbidden, "Forbidden", format, args...)
+}
+
+func notReleasedBecause(cause error, format string, args ...any) error {
+	f := failure.Wrap(failure.Forbidden, cause, format, args...)
+	f.Code = "Forbidden"
+	return f
+}

@@ -1,0 +1,46 @@
+// Package record is what the planes of a server know of a call, for the record that is kept of it: who, from where,
+// what, and what came of it. It is a form and a promise; package audit keeps the records, and package server puts the
+// two together.
+package record
+
+import (
+	"context"
+	"net"
+	"time"
+
+	"strongroom/internal/access"
+)
+
+// Call is one call. Nothing in it is secret, and what a stranger can write into it is bounded: names that passed a
+// router, and texts of a verified token.
+type Call struct {
+	Request, ClientRequest string        // IDs
+	Caller                 access.Caller // the zero value: nobody who could be believed
+	Source                 string        // address, without the port
+	HSM, HSMID             string        // "" until the HSM is found
+	Operation              string        // name of the route; "" where there is none
+	Action                 access.Action // data action of the operation, where it has one
+	Changes                bool          // it changes something that outlasts the call
+	Intended               bool          // the intent is recorded
+	Key, Version           string        // as used; from the path until then
+	Status                 int           // 0 in an intent
+	Code                   string        // of the error
+	Took                   time.Duration
+}
+
+// Recorder keeps a durable record of every call.
+type Recorder interface {
+	// Intent is called before a call that changes something, Outcome before any answer leaves. If one of them fails, what
+	// it stands before does not happen: the caller gets its error instead.
+	Intent(ctx context.Context, c *Call) error
+	Outcome(ctx context.Context, c *Call) error
+}
+
+// Source is the address of a peer without its port.
+func Source(remote string) string {
+	host, _, err := net.SplitHostPort(remote)
+	if err != nil {
+		return ""
+	}
+	return host
+}

@@ -1,0 +1,137 @@
+package server
+
+import (
+	"context"
+	"crypto"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"strongroom/internal/audit"
+)
+
+// publicKey is the key that DATA/audit-key.pem has.
+func publicKey(t *testing.T, dir string) crypto.PublicKey {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(dir, "audit-key.pem"))
+	must(t, err)
+	key, err := audit.ParsePublicKey(text)
+	must(t, err)
+	return key
+}
+
+// recorded are the records of a log.
+func recorded(t *testing.T, dir string) (list []audit.Record) {
+	t.Helper()
+	_, err := audit.Show(context.Background(), dir, audit.Filter{}, func(r audit.Record) error {
+		list = append(list, r)
+		return nil
+	})
+	must(t, err)
+	return list
+}
+
+// Covers L1, L2: what is asked of each plane is in the log of a real server, which goes on over restarts and holds
+// under its key.
+func TestAuditLogOfAServer(t *testing.T) {
+	dir := t.TempDir()
+	r := begin(t, Options{Dev: true, DataDir: dir}, "dev.env")
+	alpha := r.env["STRONGROOM_HSM_ALPHA_URL"]
+	token := r.token("https://0.0.1:" + port(t, alpha))
+	r.get(alpha+"/keys?api-version=7.4", token)
+	r.get(alpha+"/keys/canary?api-version=7.4&canary=canary", "")
+	r.get(alpha+"/canary/%63?canary", token)
+	r.get(r.env["STRONGROOM_AUTHORITY"]+"/subscriptions?api-version=2022-12-01", r.token("https://management.azure.com"))
+	r.stop()
+	r = begin(t, Options{Dev: true, DataDir: dir}, "dev.env")
+	r.get(alpha+"/keys?api-version=7.4", token)
+	r.stop()
+
+	result, err := audit.Verify(t.Context(), dir, audit.VerifyOptions{Keys: []crypto.PublicKey{publicKey(t, dir)}})
+	must(t, err)
+	if !result.OK() {
+		t.Errorf("the log does not verify: %+v", result.Findings)
+	}
+	list := recorded(t, dir)
+	var lines []string
+	for _, r := range list {
+		who := "somebody"
+		if r.Principal == "" {
+			who = "nobody"
+		}
+		lines = append(lines, strings.Join([]string{r.Plane, r.Operation, who, r.HSMName, r.Outcome, r.Code}, " "))
+		if r.Source != "127.0.0.1" || r.Request == "" || r.Time.IsZero() {
+			t.Errorf("incomplete: %+v", r)
+		}
+	}
+	lines = slices.DeleteFunc(lines, func(l string) bool { return strings.HasPrefix(l, "identity ") })
+	want := []string{
+		"data GetKeys somebody alpha refused HsmNotActivated",
+		"data none nobody  refused Unauthorized",
+		"data none nobody  refused BadParameter",
+		"control ListSubscriptions somebody  allowed ",
+		"data GetKeys somebody alpha refused HsmNotActivated",
+	}
+	if !slices.Equal(lines, want) {
+		t.Errorf("recorded:\n%s\nwant:\n%s", strings.Join(lines, "\n"), strings.Join(want, "\n"))
+	}
+	text, _ := json.Marshal(list)
+	if strings.Contains(string(text), "canary") || strings.Contains(string(text), token) {
+		t.Errorf("what a stranger wrote, or a token, is in the log: %s", text)
+	}
+}
+
+// whenReady is a standard output that does something once the server has said that it is ready.
+type whenReady func()
+
+func (w whenReady) Write(p []byte) (int, error) {
+	if strings.HasPrefix(string(p), "ready") {
+		w()
+	}
+	return len(p), nil
+}
+
+// A log that is gone or was put back stops the start, with what to do; nothing is made in its place.
+func TestAuditLogThatIsNotTheOne(t *testing.T) {
+	dir := t.TempDir()
+	begin(t, Options{Dev: true, DataDir: dir}, "dev.env").stop()
+	kept := filepath.Join(t.TempDir(), "kept")
+	must(t, os.CopyFS(kept, os.DirFS(filepath.Join(dir, "audit"))))
+	r := begin(t, Options{Dev: true, DataDir: dir}, "dev.env")
+	for range 3 {
+		r.get(r.env["STRONGROOM_HSM_ALPHA_URL"]+"/keys?api-version=7.4", "")
+	}
+	r.stop()
+	start := func(fresh bool) error {
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		return Run(ctx, Options{Dev: true, DataDir: dir, Listen: "127.0.0.1:0", NewAuditLog: fresh, Stdout: whenReady(cancel), Stderr: &syncBuffer{}})
+	}
+	now := filepath.Join(t.TempDir(), "now")
+	must(t, os.Rename(filepath.Join(dir, "audit"), now))
+	if err := start(false); err == nil || !strings.Contains(err.Error(), "--new-audit-log") {
+		t.Errorf("without its log: %v", err)
+	}
+	must(t, os.RemoveAll(filepath.Join(dir, "audit")))
+	must(t, os.CopyFS(filepath.Join(dir, "audit"), os.DirFS(kept)))
+	for _, fresh := range []bool{false, true} { // a log that is there is never left behind silently
+		if err := start(fresh); err == nil || !strings.Contains(err.Error(), "audit verify") {
+			t.Errorf("with an older copy, fresh %t: %v", fresh, err)
+		}
+	}
+	must(t, os.RemoveAll(filepath.Join(dir, "audit")))
+	must(t, os.CopyFS(filepath.Join(dir, "audit"), os.DirFS(now)))
+	if err := start(false); err != nil {
+		t.Errorf("with its own log again: %v", err)
+	}
+	must(t, os.RemoveAll(filepath.Join(dir, "audit")))
+	if err := start(true); err != nil {
+		t.Errorf("a new log, as asked: %v", err)
+	}
+	if _, err := audit.Verify(t.Context(), dir, audit.VerifyOptions{}); err != nil {
+		t.Errorf("the new log: %v", err)
+	}
+}
