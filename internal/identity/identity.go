@@ -32,7 +32,7 @@ import (
 // before.
 const TokenLifetime = time.Hour
 
-// Config is what the issuer stands on. All fields but Attestation are required; see [OpenDirectory] for what it takes.
+// Config is what the issuer stands on. All fields but Attestation are required, but for what [OpenDirectory] says.
 type Config struct {
 	// BaseURLs are the ways to reach this server, "https://host[:port]" without a path. A request is answered in the
 	// terms of the base URL it came by, because clients compare; the first one serves all other hosts.
@@ -85,7 +85,6 @@ func Open(ctx context.Context, cfg Config) (*Issuer, error) {
 	i := &Issuer{Directory: OpenDirectory(cfg), key: key, decoy: d, failing: newFailures(cfg.Now)}
 	if cfg.Attestation {
 		if i.attest, err = openAttestation(ctx, cfg, i.Issuers()); err != nil {
-			i.Close()
 			return nil, err
 		}
 	}

@@ -172,8 +172,8 @@ func (c Config) auditFolder() string {
 const maxRequests = 100_000
 
 // readConfig reads the file, if one is named.
-func readConfig(o Options) (Config, error) {
-	c := Config{LockMemory: !o.Dev}
+func readConfig(o Options) (c Config, err error) {
+	c.LockMemory = !o.Dev
 	if o.ConfigFile != "" {
 		meta, err := toml.DecodeFile(o.ConfigFile, &c)
 		if mistake, is := errors.AsType[toml.ParseError](err); is {
