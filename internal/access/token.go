@@ -81,8 +81,8 @@ func NewVerifier(issuers []Issuer, now func() time.Time) (*Verifier, error) {
 }
 
 // Verify returns who the bearer of a token is. It demands: at most [MaxToken] bytes in three segments; the
-// signature of a configured issuer, with a key and an algorithm of that issuer; iss, aud, exp and nbf present;
-// one of audiences in aud; and the time between nbf and exp, give or take [Skew]. Audiences are compared as URLs: case of the
+// signature of a configured issuer, with a key and an algorithm of that issuer; iss, aud, exp and nbf present, or iat
+// for nbf; one of audiences in aud; and the time between nbf and exp, give or take [Skew]. Audiences are compared as URLs: case of the
 // host, port 443 and one trailing slash make no difference. Every refusal is failure.Unauthorized; a token that
 // cannot be judged now, because its issuer's keys cannot be read or too many others are being judged, is
 // failure.Unavailable.
@@ -207,7 +207,13 @@ func (v *Verifier) judge(claims map[string]json.RawMessage, from Issuer, audienc
 		return nil, refuse("the token names two issuers")
 	}
 	now := v.now()
-	notBefore, err := moment(claims, "nbf")
+	// Keycloak and Dex write no nbf. What they write, and everybody else too, is when the token was made: it has a
+	// beginning in any case.
+	begins := "nbf"
+	if _, present := claims[begins]; !present {
+		begins = "iat"
+	}
+	notBefore, err := moment(claims, begins)
 	if err != nil {
 		return nil, err
 	}

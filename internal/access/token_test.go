@@ -11,6 +11,7 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"maps"
 	"os"
 	"runtime"
@@ -105,6 +106,9 @@ func TestVerifyReadsTheCaller(t *testing.T) {
 		"audience in other case":      {map[string]any{"aud": "HTTPS://0.0.1:9443"}, base},
 		"expired within the skew":     {map[string]any{"exp": noon.Add(-59 * time.Second).Unix()}, base},
 		"not yet valid by the skew":   {map[string]any{"nbf": noon.Add(59 * time.Second).Unix()}, base},
+		"no nbf: iat":                 {map[string]any{"nbf": nil}, base},
+		"iat ahead by the skew":       {map[string]any{"nbf": nil, "iat": noon.Add(59 * time.Second).Unix()}, base},
+		"iat ahead, nbf not":          {map[string]any{"iat": noon.Add(time.Hour).Unix()}, base},
 		"times with a fraction":       {map[string]any{"nbf": float64(noon.Unix()) + 0.5}, base},
 		"no name, which decides none": {map[string]any{"name": nil}, with(func(c *Caller) { c.Name = "" })},
 	}
@@ -116,6 +120,53 @@ func TestVerifyReadsTheCaller(t *testing.T) {
 			}
 			if d := cmp.Diff(c.want, got); d != "" {
 				t.Error(d)
+			}
+		})
+	}
+}
+
+// The claims of issuers that are in use, as each of them writes them.
+func TestTokensOfKnownIssuers(t *testing.T) {
+	const guid, app, tenant = "11111111-1111-4111-8111-111111111111", "22222222-2222-4222-8222-222222222222", "33333333-3333-4333-8333-333333333333"
+	times := fmt.Sprintf(`"iat":%d,"exp":%d`, noon.Unix(), noon.Add(time.Hour).Unix())
+	for name, c := range map[string]struct {
+		issuer, payload string
+		want            Caller
+	}{
+		"Entra ID, version 1": {
+			"https://sts.windows.net/" + tenant + "/",
+			`{"aud":"https://managedhsm.azure.net","iss":"https://sts.windows.net/` + tenant + `/",` + times + fmt.Sprintf(`,"nbf":%d,`, noon.Unix()) +
+				`"aio":"x","appid":"` + app + `","appidacr":"1","groups":["` + guid + `"],"idp":"https://sts.windows.net/` + tenant + `/","oid":"` + guid + `","rh":"x","sub":"pairwise","tid":"` + tenant + `","uti":"x","ver":"1.0"}`,
+			Caller{ObjectID: guid, AppID: app, Tenant: tenant, Groups: []string{guid}},
+		},
+		"Entra ID, version 2": {
+			"https://login.microsoftonline.com/" + tenant + "/v2.0",
+			`{"aud":"https://managedhsm.azure.net","iss":"https://login.microsoftonline.com/` + tenant + `/v2.0",` + times + fmt.Sprintf(`,"nbf":%d,`, noon.Unix()) +
+				`"azp":"` + app + `","azpacr":"0","name":"Ada","oid":"` + guid + `","preferred_username":"ada@example.org","scp":"user_impersonation","sub":"pairwise","tid":"` + tenant + `","ver":"2.0"}`,
+			Caller{ObjectID: guid, AppID: app, Tenant: tenant, Name: "Ada"},
+		},
+		"Keycloak": {
+			"https://login.example.org/realms/ops",
+			`{` + times + `,"jti":"x","iss":"https://login.example.org/realms/ops","aud":["https://managedhsm.azure.net","account"],"sub":"` + guid + `","typ":"Bearer","azp":"hsm-cli","acr":"1",` +
+				`"realm_access":{"roles":["offline_access"]},"resource_access":{"account":{"roles":["view-profile"]}},"scope":"profile","clientHost":"192.0.2.1","preferred_username":"service-account-hsm-cli"}`,
+			Caller{ObjectID: guid, AppID: "hsm-cli"},
+		},
+		"Dex": {
+			"https://dex.example.org",
+			`{"iss":"https://dex.example.org","sub":"CgR1c2VyEgRsZGFw","aud":"https://managedhsm.azure.net",` + times + `,"at_hash":"x","email":"ada@example.org","email_verified":true,"groups":["admins"],"name":"Ada"}`,
+			Caller{ObjectID: "CgR1c2VyEgRsZGFw", Name: "Ada", Groups: []string{"admins"}},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			key := newKey(t)
+			v, err := NewVerifier([]Issuer{{URL: c.issuer, Keys: &oidc.StaticKeySet{PublicKeys: []crypto.PublicKey{key.Public()}}, Algorithms: []string{"ES256"}, Groups: true}}, clock)
+			if err != nil {
+				t.Fatal(err)
+			}
+			c.want.Issuer = c.issuer
+			got, err := v.Verify(t.Context(), sign(t, jose.ES256, key, nil, []byte(c.payload)), []string{"https://managedhsm.azure.net"})
+			if err != nil || !cmp.Equal(got, c.want) {
+				t.Errorf("got %+v, %v; want %+v", got, err, c.want)
 			}
 		})
 	}
@@ -149,7 +200,9 @@ func TestVerifyRefusesClaims(t *testing.T) {
 		"exp as text":                {claims(map[string]any{"exp": "tomorrow"}), ""},
 		"exp out of reach":           {claims(map[string]any{"exp": 1e300}), ""},
 		"expired":                    {claims(map[string]any{"exp": noon.Add(-61 * time.Second).Unix()}), "expired"},
-		"no nbf":                     {claims(map[string]any{"nbf": nil}), "no nbf"},
+		"neither nbf nor iat":        {claims(map[string]any{"nbf": nil, "iat": nil}), "no iat"},
+		"nbf as text beside iat":     {claims(map[string]any{"nbf": "now"}), ""},
+		"no nbf, iat ahead":          {claims(map[string]any{"nbf": nil, "iat": noon.Add(62 * time.Second).Unix()}), "not valid yet"},
 		"nbf beyond the skew":        {claims(map[string]any{"nbf": noon.Add(62 * time.Second).Unix()}), "not valid yet"},
 		"no principal":               {claims(map[string]any{"oid": nil, "sub": nil}), "no principal"},
 		"oid empty, sub given":       {claims(map[string]any{"oid": ""}), "oid"},

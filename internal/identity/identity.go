@@ -87,6 +87,7 @@ func Open(ctx context.Context, cfg Config) (*Issuer, error) {
 	i := &Issuer{Directory: OpenDirectory(cfg), key: key, decoy: d, failing: newFailures(cfg.Now)}
 	if cfg.Attestation {
 		if i.attest, err = openAttestation(ctx, cfg, i.Issuers()); err != nil {
+			i.Close()
 			return nil, err
 		}
 	}

@@ -14,11 +14,13 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"strongroom/internal/api"
+	"strongroom/internal/audit"
 	"strongroom/internal/client"
 	"strongroom/internal/failure"
 	"strongroom/secret"
@@ -186,6 +188,55 @@ func TestTheServersOwnApplication(t *testing.T) {
 		t.Error("after a restart the server writes another secret")
 	}
 	again.token(resource)
+}
+
+// Covers L1, L2: what is done to applications is in the audit log, with who did it and to whom, while the server runs and
+// after; and nothing is done that cannot be recorded.
+func TestApplicationsAreRecorded(t *testing.T) {
+	dir := t.TempDir()
+	r := begin(t, Options{Dev: true, DataDir: dir}, "dev.env")
+	ctx := t.Context()
+	app, err := r.admin().CreateApplication(ctx, api.CreateApplication{Name: "canary"})
+	must(t, err)
+	_, err = r.admin().RotateApplication(ctx, api.RotateApplication{Application: "canary", RevokeTokens: true})
+	must(t, err)
+	_, _ = r.admin().DeleteApplication(ctx, api.DeleteApplication{Application: "nobody"})
+	r.stop()
+	offline, err := OpenAdmin(ctx, Options{DataDir: dir})
+	must(t, err)
+	_, err = offline.DeleteApplication(ctx, api.DeleteApplication{Application: "canary"})
+	must(t, err)
+	must(t, offline.audit.log.Close()) // as if its disk were gone
+	if _, err := offline.CreateApplication(ctx, api.CreateApplication{Name: "second"}); !errors.Is(err, failure.Unavailable) {
+		t.Errorf("without an audit log: %v", err)
+	}
+	if list, err := offline.directory.ListApplications(ctx); err != nil || len(list) != 1 {
+		t.Errorf("it was made all the same: %v, %v", list, err)
+	}
+	_ = offline.Close()
+	var lines []string
+	for _, e := range recorded(t, dir) {
+		if e.Plane != audit.PlaneServer || !strings.Contains(e.Operation, "Application") {
+			continue
+		}
+		whom := "nobody"
+		if e.App == app.ClientID && e.Principal == app.ObjectID {
+			whom = "canary"
+		}
+		lines = append(lines, strings.Join([]string{e.Operation, e.Phase, whom, e.Outcome, e.Code}, " "))
+		if e.Source != fmt.Sprintf("uid %d", os.Getuid()) {
+			t.Errorf("done by %q", e.Source)
+		}
+	}
+	want := []string{
+		"CreateApplication intent nobody  ", "CreateApplication outcome canary allowed ",
+		"RotateApplicationAndRevokeTokens intent nobody  ", "RotateApplicationAndRevokeTokens outcome canary allowed ",
+		"DeleteApplication intent nobody  ", "DeleteApplication outcome nobody refused ApplicationNotFound",
+		"DeleteApplication intent nobody  ", "DeleteApplication outcome canary allowed ",
+	}
+	if !slices.Equal(lines, want) {
+		t.Errorf("recorded:\n%s\nwant:\n%s", strings.Join(lines, "\n"), strings.Join(want, "\n"))
+	}
 }
 
 // What the socket is for and nothing else: no route of the network, no other form of a request. Covers A5.

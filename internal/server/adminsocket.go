@@ -146,7 +146,7 @@ func (s *Server) serveAdmin(ctx context.Context) (stop func()) {
 	}
 	h := &adminHandler{log: s.log}
 	if s.issuer != nil {
-		h.admin = &Admin{directory: s.issuer.Directory, data: s.cfg.Data, renewed: s.renewed}
+		h.admin = &Admin{directory: s.issuer.Directory, audit: s.audit, data: s.cfg.Data, renewed: s.renewed}
 	}
 	server := &http.Server{
 		Handler:           s.guard(h),
