@@ -23,6 +23,7 @@ import (
 	"testing"
 	"time"
 
+	"strongroom/internal/access"
 	"strongroom/internal/api"
 	"strongroom/test/harness"
 )
@@ -108,14 +109,20 @@ type server struct {
 // hsmName is the HSM of every benchmark.
 const hsmName = "alpha"
 
-// start starts our server on a folder, activates its HSM at the first time, and signs in.
+// start starts our server on a folder, with the audit log off, activates its HSM at the first time, and signs in.
 func start(b *testing.B, dir string) *server {
+	b.Helper()
+	return startWith(b, dir, "\n[audit]\ninsecure_off = true\n")
+}
+
+// startWith is start with other settings at the end of the configuration.
+func startWith(b *testing.B, dir, settings string) *server {
 	b.Helper()
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		b.Fatal(err)
 	}
 	config := filepath.Join(dir, "strongroom.toml")
-	text := fmt.Sprintf("data = %q\nlisten = \"127.0.0.1:0\"\nhsms = [%q]\n\n[identity]\nembedded = true\n\n[limits]\nkeys_per_hsm = 200000\nrequests_per_second = -1\n", filepath.Join(dir, "data"), hsmName)
+	text := fmt.Sprintf("data = %q\nlisten = \"127.0.0.1:0\"\nhsms = [%q]\n\n[identity]\nembedded = true\n\n[limits]\nkeys_per_hsm = 200000\nrequests_per_second = -1\n", filepath.Join(dir, "data"), hsmName) + settings
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		b.Fatal(err)
 	}
@@ -137,6 +144,9 @@ func start(b *testing.B, dir string) *server {
 	s.call(b, http.MethodGet, "/securitydomain", nil, &state)
 	if state.State != "activated" {
 		s.activate(b)
+		// An administrator may not use keys unless somebody says so.
+		s.call(b, http.MethodPut, "/providers/Microsoft.Authorization/roleAssignments/0b5e0000-0000-4000-8000-000000000001", api.RoleAssignmentRequest{Properties: api.RoleAssignmentProperties{
+			RoleDefinitionID: "Microsoft.KeyVault/providers/Microsoft.Authorization/roleDefinitions/" + access.RoleCryptoUser, PrincipalID: env["STRONGROOM_OBJECT_ID"]}}, nil)
 	}
 	return s
 }
