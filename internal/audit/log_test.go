@@ -163,8 +163,11 @@ func TestCheckpoints(t *testing.T) {
 		dir := t.TempDir()
 		o := testOptions()
 		o.CheckpointRecords, o.CheckpointAfter = 8, 10*time.Second
+		var mu sync.Mutex
 		var trees []tlog.Tree
 		o.OnCheckpoint = func(tree tlog.Tree, notes []string) {
+			mu.Lock()
+			defer mu.Unlock()
 			n, err := readNote(notes[0], nil)
 			if err != nil || len(notes) != 1 || n.tree != tree {
 				t.Errorf("the notes %q are not of %v (%v)", notes, tree, err)
@@ -175,6 +178,8 @@ func TestCheckpoints(t *testing.T) {
 		expect := func(what string, sizes ...int64) {
 			t.Helper()
 			synctest.Wait()
+			mu.Lock()
+			defer mu.Unlock()
 			got := make([]int64, len(trees))
 			for i, tree := range trees {
 				got[i] = tree.N
