@@ -2,6 +2,7 @@ package leak_test
 
 import (
 	"bytes"
+	"context"
 	"crypto/aes"
 	"crypto/cipher"
 	"crypto/ecdsa"
@@ -20,6 +21,7 @@ import (
 	"fmt"
 	"io"
 	"math/big"
+	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -31,6 +33,7 @@ import (
 	"golang.org/x/crypto/argon2"
 
 	"strongroom/internal/access"
+	"strongroom/internal/api"
 	"strongroom/internal/custodian"
 	"strongroom/securitydomain"
 	"strongroom/test/harness"
@@ -464,6 +467,42 @@ func (l *life) wrongRequests() {
 		l.ask("a wrong token", "GET", l.hsm("vault1")+"/keys?api-version=7.4", token, nil, 401)
 		l.ask("a wrong token", "GET", l.base+"/subscriptions?api-version=2022-12-01", token, nil, 401)
 	}
+	for _, c := range []struct{ route, path string }{{"POST /securitydomain/download", "/securitydomain/download"}, {"POST /securitydomain/upload", "/securitydomain/upload"}, {"POST /keys/restore", "/keys/restore"},
+		{"POST /keys/{name}/create", "/keys/new/create"}, {"PATCH /keys/{name}", "/keys/oct"}, {"POST /keys/{name}/release", "/keys/oct/release"}, {"PUT /keys/{name}/rotationpolicy", "/keys/oct/rotationpolicy"}, {"POST /rng", "/rng"},
+		{"PATCH /settings/{id}", "/settings/AllowKeyManagementOperationsThroughARM"}, {"PUT /providers/Microsoft.Authorization/roleDefinitions/{id}", "/providers/Microsoft.Authorization/roleDefinitions/" + value}} {
+		for _, body := range []any{value, `{"value":"` + value, []string{value}, map[string]any{"value": map[string]any{value: value}, "kty": value, "certificates": value, "count": value, "key_ops": value, "target": 7, "attributes": value, "properties": value, "lifetimeActions": value}} {
+			l.call(c.route, "vault1", c.path, body, 400)
+		}
+	}
+	operator := l.credential(bearerToken, "of the operator", l.signIn(l.env["STRONGROOM_CLIENT_ID"], l.env["STRONGROOM_CLIENT_SECRET"], "https://management.azure.com", 200))
+	var list struct {
+		Value []struct{ ID, SubscriptionID string }
+	}
+	if err := json.Unmarshal(l.ask("the control plane", "GET", l.base+"/subscriptions?api-version=2022-12-01", operator, nil, 200), &list); err != nil {
+		l.t.Fatal(err)
+	}
+	for _, body := range []any{value, `{"location":"` + value, map[string]any{"location": value, "properties": value}, map[string]any{"location": value, "tags": map[string]any{value: 1}, "properties": map[string]any{"tenantId": value, "initialAdminObjectIds": []string{value}}}} {
+		l.ask("the control plane", "PUT", l.base+"/subscriptions/"+list.Value[0].SubscriptionID+"/resourceGroups/strongroom/providers/Microsoft.KeyVault/managedHSMs/vault9?api-version=2023-07-01", operator, body, 400)
+	}
+	admin := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "unix", filepath.Join(l.data, api.AdminSocket))
+	}}}
+	defer admin.CloseIdleConnections()
+	for _, body := range []string{value, `{"name":"` + value, `{"name":{"` + value + `":1}}`, `{"` + value + `":"` + value + `"}`, `{"name":"` + value + `","name":"` + value + `"}`} {
+		for _, path := range []string{api.AdminCreateApplication, api.AdminRotateApplication, "/" + value} {
+			w, err := admin.Post("http://admin"+path, "application/json", strings.NewReader(body))
+			if err != nil {
+				l.t.Fatal(err)
+			}
+			text, err := io.ReadAll(w.Body)
+			if err != nil || w.StatusCode < 400 || w.StatusCode > 404 {
+				l.t.Fatalf("%s on the admin socket: %d %s %v", path, w.StatusCode, text, err)
+			}
+			w.Body.Close()
+			l.heard("the admin socket", string(text))
+		}
+	}
+	l.signIn(l.env["STRONGROOM_CLIENT_SECRET"], l.env["STRONGROOM_CLIENT_ID"], resource, 401) // the wrong way round
 	wrong := l.credential(refusedCredential, "a client secret", b64(l.random(refusedCredential, "a client secret", 32)))
 	l.ask("POST /{tenant}/oauth2/v2.0/token", "POST", l.base+"/"+l.env["STRONGROOM_TENANT"]+"/oauth2/v2.0/token", "", url.Values{"grant_type": {"client_credentials"}, "client_id": {l.env["STRONGROOM_CLIENT_ID"]}, "client_secret": {wrong}, "scope": {resource + "/.default"}}, 401)
 	l.ask("POST /{tenant}/oauth2/v2.0/token", "POST", l.base+"/"+l.env["STRONGROOM_TENANT"]+"/oauth2/v2.0/token", "", url.Values{"grant_type": {wrong}, "client_id": {wrong}, "client_secret": {wrong}, "scope": {wrong}}, 400)
