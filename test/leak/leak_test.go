@@ -26,6 +26,7 @@ func TestSecretsAreWhereTheyBelong(t *testing.T) {
 	l.release()
 	l.wrongRequests()
 	l.applications()
+	l.trouble()
 	l.underWay()
 	for _, path := range []string{"/healthz", "/readyz", "/.well-known/openid-configuration", "/discovery/keys"} {
 		l.ask("GET "+path, "GET", l.base+path, "", nil, 200)
@@ -49,7 +50,7 @@ func TestSecretsAreWhereTheyBelong(t *testing.T) {
 	l.quit()
 	l.nowhere("standard output", []byte(l.text(l.stdout)), 50)
 	l.nowhere("the log", []byte(l.text(l.stderr)), 50_000)
-	for _, word := range []string{"SIGQUIT", "goroutine ", `"level":"DEBUG"`, "request refused"} {
+	for _, word := range []string{"SIGQUIT", "goroutine ", `"level":"DEBUG"`, "request refused", "request failed"} {
 		if !strings.Contains(l.text(l.stderr), word) {
 			t.Errorf("the log has no %q: it was not as talkative as it can be", word)
 		}

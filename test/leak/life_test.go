@@ -28,6 +28,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/tink-crypto/tink-go/v2/kwp/subtle"
 	"golang.org/x/crypto/argon2"
@@ -506,6 +507,19 @@ func (l *life) wrongRequests() {
 	wrong := l.credential(refusedCredential, "a client secret", b64(l.random(refusedCredential, "a client secret", 32)))
 	l.ask("POST /{tenant}/oauth2/v2.0/token", "POST", l.base+"/"+l.env["STRONGROOM_TENANT"]+"/oauth2/v2.0/token", "", url.Values{"grant_type": {"client_credentials"}, "client_id": {l.env["STRONGROOM_CLIENT_ID"]}, "client_secret": {wrong}, "scope": {resource + "/.default"}}, 401)
 	l.ask("POST /{tenant}/oauth2/v2.0/token", "POST", l.base+"/"+l.env["STRONGROOM_TENANT"]+"/oauth2/v2.0/token", "", url.Values{"grant_type": {wrong}, "client_id": {wrong}, "client_secret": {wrong}, "scope": {wrong}}, 400)
+}
+
+// trouble: the server fails, and says in its log why.
+func (l *life) trouble() {
+	l.t.Helper()
+	now := time.Now().Unix()
+	part := func(v map[string]any) string {
+		raw, _ := json.Marshal(v)
+		return b64(raw)
+	}
+	token := l.credential(refusedCredential, "an attestation", part(map[string]any{"alg": "ES256", "kid": "another"})+"."+
+		part(map[string]any{"iss": silent, "iat": now, "nbf": now, "exp": now + 3600})+"."+b64(l.random(refusedCredential, "a signature of an attestation", 64)))
+	l.call("POST /keys/{name}/release", "vault1", "/keys/leaves-ec-hsm/release", map[string]any{"target": token}, 503)
 }
 
 // applications come and go over the admin socket.

@@ -51,6 +51,9 @@ type subject struct {
 	answers        map[string]*bytes.Buffer
 }
 
+// silent is an attestation authority that never answers: nothing listens there.
+const silent = "https://127.0.0.1:1/attest"
+
 // startSubject runs a server whose seal opens with a passphrase. It takes the attestations of dev.
 func startSubject(t *testing.T, dev *harness.Server, passphrase string) *subject {
 	t.Helper()
@@ -77,7 +80,9 @@ level = "debug"
 listen = %q
 [[attestation_authority]]
 url = %q
-`, s.data, words, free.Addr().String(), dev.Env["STRONGROOM_AUTHORITY"]+"/attest")} {
+[[attestation_authority]]
+url = %q
+`, s.data, words, free.Addr().String(), dev.Env["STRONGROOM_AUTHORITY"]+"/attest", silent)} {
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
