@@ -15,7 +15,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -251,13 +250,4 @@ func (s *subject) quit() {
 		s.t.Fatal(err)
 	}
 	<-s.ended
-}
-
-// sortedKeys are the names of a map, in order.
-func sortedKeys[V any](m map[string]V) (names []string) {
-	for name := range m {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	return names
 }
