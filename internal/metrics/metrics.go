@@ -24,8 +24,15 @@ type Sources struct {
 	HSMs    func() []HSM
 	// Tokens says how many tokens were answered for from the cache, and how many had their signature checked.
 	Tokens func() (remembered, verified uint64)
-	// AuditUnwritten is how many audit records wait to be durable, and AuditFailed whether the last one could not be.
-	AuditUnwritten func() (waiting int, failed bool)
+	// Audit says how the audit log is.
+	Audit func() Audit
+}
+
+// Audit is what is shown of the audit log.
+type Audit struct {
+	Waiting    int   // records that wait to be durable
+	Failed     bool  // the last one could not be
+	Unrecorded int64 // calls of strangers beyond the rate at which they are recorded
 }
 
 // Metrics is safe for concurrent use.
@@ -80,11 +87,12 @@ func (m *Metrics) Handler() http.Handler {
 type sampler struct{ s Sources }
 
 var (
-	descState     = prometheus.NewDesc("strongroom_hsm_state", "1 for the state that an HSM is in.", []string{"hsm", "state"}, nil)
-	descKeys      = prometheus.NewDesc("strongroom_hsm_keys", "Keys of an HSM, deleted ones too.", []string{"hsm"}, nil)
-	descTokens    = prometheus.NewDesc("strongroom_tokens_total", "Tokens that were let in, by how they were checked.", []string{"check"}, nil)
-	descUnwritten = prometheus.NewDesc("strongroom_audit_waiting", "Audit records that wait to be durable.", nil, nil)
-	descAudit     = prometheus.NewDesc("strongroom_audit_failed", "1 while the audit log cannot be written and operations are refused.", nil, nil)
+	descState      = prometheus.NewDesc("strongroom_hsm_state", "1 for the state that an HSM is in.", []string{"hsm", "state"}, nil)
+	descKeys       = prometheus.NewDesc("strongroom_hsm_keys", "Keys of an HSM, deleted ones too.", []string{"hsm"}, nil)
+	descTokens     = prometheus.NewDesc("strongroom_tokens_total", "Tokens that were let in, by how they were checked.", []string{"check"}, nil)
+	descWaiting    = prometheus.NewDesc("strongroom_audit_waiting", "Audit records that wait to be durable.", nil, nil)
+	descFailed     = prometheus.NewDesc("strongroom_audit_failed", "1 while the audit log cannot be written and operations are refused.", nil, nil)
+	descUnrecorded = prometheus.NewDesc("strongroom_audit_unrecorded_total", "Calls without a good token that came faster than they are recorded.", nil, nil)
 )
 
 // Describe says nothing beforehand: the series depend on the HSMs there are.
@@ -110,10 +118,11 @@ func (c sampler) Collect(out chan<- prometheus.Metric) {
 		out <- prometheus.MustNewConstMetric(descTokens, prometheus.CounterValue, float64(remembered), "remembered")
 		out <- prometheus.MustNewConstMetric(descTokens, prometheus.CounterValue, float64(verified), "signature")
 	}
-	if c.s.AuditUnwritten != nil {
-		waiting, failed := c.s.AuditUnwritten()
-		gauge(descUnwritten, float64(waiting))
-		gauge(descAudit, one(failed))
+	if c.s.Audit != nil {
+		a := c.s.Audit()
+		gauge(descWaiting, float64(a.Waiting))
+		gauge(descFailed, one(a.Failed))
+		out <- prometheus.MustNewConstMetric(descUnrecorded, prometheus.CounterValue, float64(a.Unrecorded))
 	}
 }
 

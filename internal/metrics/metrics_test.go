@@ -26,10 +26,10 @@ func scrape(t *testing.T, m *Metrics) string {
 func TestScrape(t *testing.T) {
 	keys, failed := 3, false
 	m := New(Sources{
-		Version:        "v1.2.3",
-		HSMs:           func() []HSM { return []HSM{{"alpha", "activated", keys}, {"beta", "provisioned", -1}} },
-		Tokens:         func() (uint64, uint64) { return 7, 2 },
-		AuditUnwritten: func() (int, bool) { return 5, failed },
+		Version: "v1.2.3",
+		HSMs:    func() []HSM { return []HSM{{"alpha", "activated", keys}, {"beta", "provisioned", -1}} },
+		Tokens:  func() (uint64, uint64) { return 7, 2 },
+		Audit:   func() Audit { return Audit{Waiting: 5, Failed: failed, Unrecorded: 7} },
 	})
 	end := m.Begin()
 	m.Observe("alpha", "Sign", 200, 2*time.Millisecond)
@@ -51,6 +51,7 @@ func TestScrape(t *testing.T) {
 		`strongroom_tokens_total{check="signature"} 2`,
 		`strongroom_audit_waiting 5`,
 		`strongroom_audit_failed 0`,
+		`strongroom_audit_unrecorded_total 7`,
 		"go_goroutines",
 		"process_resident_memory_bytes",
 	} {
@@ -73,7 +74,7 @@ func TestScrape(t *testing.T) {
 
 // The example alerts and dashboard name metrics that there are.
 func TestExamplesNameRealMetrics(t *testing.T) {
-	m := New(Sources{Version: "v", HSMs: func() []HSM { return []HSM{{"a", "activated", 1}} }, Tokens: func() (uint64, uint64) { return 0, 0 }, AuditUnwritten: func() (int, bool) { return 0, false }})
+	m := New(Sources{Version: "v", HSMs: func() []HSM { return []HSM{{"a", "activated", 1}} }, Tokens: func() (uint64, uint64) { return 0, 0 }, Audit: func() Audit { return Audit{} }})
 	m.Observe("a", "Sign", 200, time.Millisecond)
 	text := scrape(t, m)
 	named := regexp.MustCompile(`\b(?:strongroom|process)_[a-z_]+`)

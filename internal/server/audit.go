@@ -24,6 +24,7 @@ import (
 	"strongroom/internal/durable"
 	"strongroom/internal/failure"
 	"strongroom/internal/hsm"
+	"strongroom/internal/metrics"
 	"strongroom/internal/record"
 	"strongroom/internal/seal"
 	"strongroom/internal/store"
@@ -286,9 +287,9 @@ func (a *auditor) recorder(plane string) record.Recorder {
 }
 
 // state is what metrics say of the log.
-func (a *auditor) state() (waiting int, failed bool) {
+func (a *auditor) state() metrics.Audit {
 	s := a.log.Stats()
-	return int(s.Waiting), !s.Writable
+	return metrics.Audit{Waiting: int(s.Waiting), Failed: !s.Writable, Unrecorded: a.unwritten.Load()}
 }
 
 // failed is closed when the log has failed for good; without a log it never is.

@@ -19,12 +19,12 @@ func (c Config) limiter() *limit.Limiter {
 
 // sources is what a scrape asks of the server.
 func (s *Server) sources(version string) metrics.Sources {
-	var state func() (int, bool)
+	var state func() metrics.Audit
 	if s.audit != nil {
 		state = s.audit.state
 	}
 	return metrics.Sources{
-		Version: version, AuditUnwritten: state,
+		Version: version, Audit: state,
 		Tokens: s.verifier.Counts,
 		HSMs: func() (list []metrics.HSM) {
 			ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
