@@ -104,6 +104,16 @@ func (r KeyOperationResult) AppendJSON(b []byte) ([]byte, bool) {
 	return append(b, `"}`...), true
 }
 
+// AppendJSON is that of [KeyOperationResult.AppendJSON]: the bytes may become somebody's key, and encoding/json keeps the
+// buffers that it writes to.
+func (r RandomResult) AppendJSON(b []byte) ([]byte, bool) {
+	const open, end = `{"value":"`, `"}`
+	if size := len(open) + strict.EncodedLen(len(r.Value)) + len(end); cap(b)-len(b) < size {
+		b = append(make([]byte, 0, len(b)+size), b...)
+	}
+	return append(strict.AppendEncode(append(b, open...), r.Value), end...), true
+}
+
 // unescaped reports whether s stands in JSON as it is, by the rules of encoding/json, which escapes for HTML too.
 func unescaped(s string) bool {
 	for i := range len(s) {

@@ -98,4 +98,14 @@ func TestAppendJSONMakesRoomAtOnce(t *testing.T) {
 	if n := testing.AllocsPerRun(100, func() { _, _ = r.AppendJSON(nil) }); n != 1 {
 		t.Errorf("%v allocations, want 1", n)
 	}
+	random := RandomResult{Value: make([]byte, 128)}
+	if n := testing.AllocsPerRun(100, func() { _, _ = random.AppendJSON(nil) }); n != 1 {
+		t.Errorf("random bytes: %v allocations, want 1", n)
+	}
+	for _, r := range []RandomResult{random, {}, {Value: Base64URL{1, 2, 3, 0xff}}} {
+		want, err := json.Marshal(r)
+		if got, ok := r.AppendJSON(nil); err != nil || !ok || string(got) != string(want) {
+			t.Errorf("%v: got %s, want %s", r.Value, got, want)
+		}
+	}
 }

@@ -9,6 +9,7 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"fmt"
+	"io"
 	"log/slog"
 	"math/big"
 	"strings"
@@ -124,5 +125,57 @@ func TestKnownKeyBytesAreNowhere(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+// watched is a body that remembers where it was read to.
+type watched struct {
+	io.Reader
+	places [][]byte
+}
+
+func (w *watched) Read(p []byte) (int, error) {
+	n, err := w.Reader.Read(p)
+	w.places = append(w.places, p[:n])
+	return n, err
+}
+
+// Covers K1: what a body was read into is cleared when the request is over, whether it was answered or refused, and at
+// whatever point; also what it was read into before there was too little room for it.
+func TestBodiesAreCleared(t *testing.T) {
+	f := newFixture(t, "alpha")
+	f.activate("alpha")
+	if w := f.do(request{method: "PUT", path: "/keys/oct", body: `{"key":{"kty":"oct","k":"` + b64(make([]byte, 32)) + `"}}`}); w.Code != 200 {
+		t.Fatal(w.Body)
+	}
+	value := b64(bytes.Repeat([]byte("plain"), 1000))
+	for name, c := range map[string]struct {
+		method, path, body, contentType string
+		want                            int
+	}{
+		"answered":           {"POST", "/keys/oct/encrypt", `{"alg":"A256GCM","value":"` + value + `"}`, "", 200},
+		"not understood":     {"POST", "/keys/oct/encrypt", `{"alg":"A256GCM","value":["` + value + `"]}`, "", 400},
+		"no JSON":            {"POST", "/keys/oct/encrypt", `{"alg":"A256GCM","value":"` + value, "", 400},
+		"not said to be":     {"POST", "/keys/oct/encrypt", `{"alg":"A256GCM","value":"` + value + `"}`, "text/plain", 415},
+		"too large":          {"POST", "/keys/oct/encrypt", `{"value":"` + strings.Repeat(value, 20) + `"}`, "", 413},
+		"in the wrong place": {"POST", "/keys/oct/sign", `{"alg":"HS256","value":"` + value + `","note":"` + value + `"}`, "", 200},
+		"not activated":      {"POST", "/keys/restore", `{"value":"` + value + `"}`, "", 400},
+		"an import":          {"PUT", "/keys/new", `{"key":{"kty":"oct","k":"` + value + `"}}`, "", 400},
+	} {
+		t.Run(name, func(t *testing.T) {
+			body := &watched{Reader: strings.NewReader(c.body)}
+			w := f.do(request{method: c.method, path: c.path, body: "x", chunked: body, contentType: c.contentType})
+			if w.Code != c.want {
+				t.Errorf("%d %s, want %d", w.Code, w.Body, c.want)
+			}
+			if len(body.places) < 2 {
+				t.Errorf("read in %d pieces: nothing had to grow", len(body.places))
+			}
+			for i, p := range body.places {
+				if len(bytes.Trim(p, "\x00")) > 0 {
+					t.Errorf("piece %d of %d still has %d bytes", i+1, len(body.places), len(p))
+				}
+			}
+		})
 	}
 }

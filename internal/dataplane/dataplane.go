@@ -231,6 +231,7 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, name string, e *
 	if err != nil {
 		return answer{}, err
 	}
+	defer clear(body) // it may hold a key or a plaintext, also where none belongs; what is decoded of it is a copy
 	target, err := h.cfg.HSMs.Open(r.Context(), name)
 	if err != nil {
 		return answer{}, err
@@ -335,32 +336,38 @@ func checkVersion(query url.Values, optional bool) error {
 var bodyLimits = strictjson.Limits{Bytes: restoreBody, Depth: 16, Elements: 4096, StringBytes: restoreBody, Values: 16384, FoldNames: true}
 
 // readBody reads at most limit bytes and checks that they are strict JSON. An empty body stays empty.
-func readBody(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, error) {
+func readBody(w http.ResponseWriter, r *http.Request, limit int64) (body []byte, err error) {
 	if limit == 0 {
 		return nil, nil
 	}
+	defer func() {
+		if err != nil { // whatever is in it, and a byte behind it that was one too many
+			clear(body[:cap(body)])
+			body = nil
+		}
+	}()
 	// What is announced and does not come must not hold more memory than what does come.
-	body, err := readAll(http.MaxBytesReader(w, r.Body, limit), min(r.ContentLength, limit, smallBody))
+	body, err = readAll(http.MaxBytesReader(w, r.Body, limit), min(r.ContentLength, limit, smallBody))
 	if err != nil {
 		if _, tooLarge := errors.AsType[*http.MaxBytesError](err); tooLarge {
-			return nil, failure.New(failure.TooLarge, "the body is larger than %d bytes, the limit of this operation", limit)
+			return body, failure.New(failure.TooLarge, "the body is larger than %d bytes, the limit of this operation", limit)
 		}
-		return nil, failure.Wrap(failure.BadParameter, err, "the body could not be read")
+		return body, failure.Wrap(failure.BadParameter, err, "the body could not be read")
 	}
 	if len(body) == 0 {
 		return nil, nil
 	}
 	if !isJSON(r.Header.Get("Content-Type")) {
-		return nil, failure.New(failure.BadMediaType, "the body must be JSON, with Content-Type: application/json")
+		return body, failure.New(failure.BadMediaType, "the body must be JSON, with Content-Type: application/json")
 	}
 	if err := strictjson.Check(body, bodyLimits); err != nil {
-		return nil, failure.Wrap(failure.BadParameter, err, "the body is not the JSON that this operation takes: %v", err)
+		return body, failure.Wrap(failure.BadParameter, err, "the body is not the JSON that this operation takes: %v", err)
 	}
 	return body, nil
 }
 
-// readAll is io.ReadAll with room for what is announced, so that a plaintext is in one place and not in all that the
-// buffer grew out of. announced is negative if nothing is known.
+// readAll is io.ReadAll with room for what is announced, so that a plaintext is in one place; what the buffer grew out
+// of is cleared. announced is negative if nothing is known. With an error comes what was read until then.
 func readAll(r io.Reader, announced int64) ([]byte, error) {
 	body := make([]byte, 0, max(announced, 511)+1) // one more, to see the end
 	for {
@@ -370,10 +377,12 @@ func readAll(r io.Reader, announced int64) ([]byte, error) {
 			return body, nil
 		}
 		if err != nil {
-			return nil, err
+			return body, err
 		}
 		if len(body) == cap(body) {
-			body = append(body, 0)[:len(body)]
+			grown := append(body, 0)[:len(body)]
+			clear(body)
+			body = grown
 		}
 	}
 }

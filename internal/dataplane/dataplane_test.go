@@ -154,6 +154,7 @@ func (f *fixture) token(claims map[string]any) string {
 type request struct {
 	method, path, query, hsm, body, token, contentType string
 	header                                             map[string]string
+	chunked                                            io.Reader // the body, with no length announced; body is then only for the type
 }
 
 func (f *fixture) do(r request) *httptest.ResponseRecorder {
@@ -175,6 +176,9 @@ func (f *fixture) do(r request) *httptest.ResponseRecorder {
 		target += "?" + r.query
 	}
 	req := httptest.NewRequest(r.method, "https://x/", strings.NewReader(r.body))
+	if r.chunked != nil {
+		req.Body, req.ContentLength = io.NopCloser(r.chunked), -1
+	}
 	u, err := url.Parse(target)
 	if err != nil {
 		f.t.Fatal(err)

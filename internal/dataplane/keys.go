@@ -63,7 +63,6 @@ func releasePolicy(p *api.ReleasePolicy) *keys.ReleasePolicy {
 }
 
 func importKey(ctx context.Context, c *call) (answer, error) {
-	defer clear(c.body) // it holds the key
 	request, err := decode[api.ImportKeyRequest](c)
 	jwk := &request.Key
 	defer jwk.Wipe()
@@ -296,7 +295,6 @@ func verifySignature(ctx context.Context, c *call) (answer, error) {
 // encryptWith is encrypt and wrapkey, which differ in the method of keys that they call.
 func encryptWith(use func(k *keys.Keys, ctx context.Context, caller access.Caller, name, version, alg string, plaintext secret.Bytes, x keys.Extras) (keys.EncryptResult, error)) func(context.Context, *call) (answer, error) {
 	return func(ctx context.Context, c *call) (answer, error) {
-		defer clear(c.body) // the plaintext may be a key
 		request, err := decodeOperation(c)
 		if err != nil {
 			return answer{}, err

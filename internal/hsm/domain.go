@@ -133,10 +133,7 @@ func (h *HSM) downloadOnce(ctx context.Context, seen *record, certificates []*x5
 var errMoved = errors.New("the HSM's state moved")
 
 func (h *HSM) sealItems(rec *record, domain *domainRecord, it *items) ([]byte, error) {
-	plain, err := it.marshal()
-	if err != nil {
-		return nil, failure.Wrap(failure.Internal, err, "the domain items cannot be written")
-	}
+	plain := it.marshal()
 	defer plain.Wipe()
 	sealed, err := h.s.cfg.Seal.Wrap(plain, domainContext(&record{ID: rec.ID, Domain: domain}))
 	if err != nil {

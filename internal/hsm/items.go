@@ -4,6 +4,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/x509"
+	"encoding/base64"
 	"encoding/json"
 	"io"
 
@@ -104,8 +105,8 @@ func (it *items) wipe() {
 	it.signing = nil
 }
 
-// sealedItems is the plaintext under the seal: the three values by tag. It is marshalled and parsed here only,
-// into buffers that are wiped.
+// sealedItems is the plaintext under the seal: the three values by tag. It is written and parsed here only, into
+// buffers that are wiped.
 type sealedItems struct {
 	V       int    `json:"v"`
 	Wrapped []byte `json:"wrapping_key"`
@@ -113,9 +114,22 @@ type sealedItems struct {
 	Signing []byte `json:"signing_key"`
 }
 
-func (it *items) marshal() (secret.Bytes, error) {
-	b, err := json.Marshal(sealedItems{V: 1, Wrapped: it.wrapping.Reveal(), Backup: it.backup.Reveal(), Signing: it.signingDER.Reveal()})
-	return secret.Take(b), err
+// marshal writes what json.Marshal would: that keeps the buffers which it writes to, for other uses.
+func (it *items) marshal() secret.Bytes {
+	members := []struct {
+		open  string
+		value secret.Bytes
+	}{{`{"v":1,"wrapping_key":"`, it.wrapping}, {`","backup_key":"`, it.backup}, {`","signing_key":"`, it.signingDER}}
+	const end = `"}`
+	size := len(end)
+	for _, m := range members {
+		size += len(m.open) + base64.StdEncoding.EncodedLen(m.value.Len())
+	}
+	b := make([]byte, 0, size) // all of it, so that nothing is left behind in growing
+	for _, m := range members {
+		b = base64.StdEncoding.AppendEncode(append(b, m.open...), m.value.Reveal())
+	}
+	return secret.Take(append(b, end...))
 }
 
 func unmarshalItems(plain secret.Bytes) (*items, error) {

@@ -82,11 +82,11 @@ type peerKey struct{}
 
 func (h *adminHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	answer, err := h.answer(w, r)
-	status := http.StatusOK
+	status, outcome := http.StatusOK, slog.String("code", "")
 	if err != nil {
 		var body api.ErrorBody
 		status, body = api.FromFailure(err, "")
-		answer = body
+		answer, outcome = body, slog.String("code", body.Error.Code)
 	}
 	uid, _ := r.Context().Value(peerKey{}).(int)
 	_, known := adminRoutes[r.URL.Path]
@@ -96,9 +96,10 @@ func (h *adminHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	level := slog.LevelInfo
 	if status >= 500 {
-		level = slog.LevelError
+		// Of a refusal the code has to do: its text can quote what was sent, and that may be a secret in the wrong place.
+		level, outcome = slog.LevelError, slog.Any("error", err)
 	}
-	h.log.Log(r.Context(), level, "command on the admin socket", "command", command, "uid", uid, "status", status, "error", err)
+	h.log.Log(r.Context(), level, "command on the admin socket", "command", command, "uid", uid, "status", status, outcome)
 	out, err := json.Marshal(answer)
 	if err != nil { // our own types: strings, numbers, times
 		status, out = http.StatusInternalServerError, []byte("{}")

@@ -248,6 +248,7 @@ func openSeal(cfg Config, o Options, exists bool) (seal.Seal, error) {
 	if err != nil {
 		return nil, err
 	}
+	defer collectNow()
 	defer passphrase.Wipe()
 	if exists {
 		return seal.OpenPassphrase(cfg.Seal.File, passphrase)
