@@ -184,7 +184,8 @@ var fixedHeaders = []struct {
 	{"Content-Security-Policy", []string{"default-src 'self'"}},
 }
 
-// serve is the order of every request: path, host, token, rate, route, version, body, HSM, place, record, operation.
+// serve is the order of every request: path, host, token, rate, route, version, body, HSM, place, token again, record,
+// operation.
 func (h *Handler) serve(w http.ResponseWriter, r *http.Request, name string, e *record.Call) (answer, error) {
 	if r.Header.Get("X-Http-Method") != "" || r.Header.Get("X-Http-Method-Override") != "" || r.Header.Get("X-Http-Request") != "" {
 		return answer{}, failure.New(failure.BadParameter, "a method override header is not accepted; send the method itself")
@@ -202,9 +203,8 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, name string, e *
 	if err != nil {
 		return answer{}, err
 	}
-	caller, err := h.authenticate(r, resource)
+	caller, err := h.authenticate(w, r, resource)
 	if err != nil {
-		w.Header().Set("WWW-Authenticate", fmt.Sprintf("Bearer authorization=%q, resource=%q", h.cfg.Authorization, resource))
 		return answer{}, err
 	}
 	e.Caller = caller
@@ -227,6 +227,13 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, name string, e *
 	if err := checkVersion(query, m.op.anyVersion); err != nil {
 		return answer{}, err
 	}
+	if h.cfg.Limits != nil && m.op.maxBody > smallBody && (r.ContentLength < 0 || r.ContentLength > smallBody) {
+		done, err := h.cfg.Limits.Upload(caller.ObjectID)
+		if err != nil {
+			return answer{}, err
+		}
+		defer done()
+	}
 	body, err := readBody(w, r, m.op.maxBody)
 	if err != nil {
 		return answer{}, err
@@ -244,6 +251,11 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, name string, e *
 		}
 		defer leave()
 	}
+	// The body may have taken half a minute, and the place five seconds: a token that expired or was called back
+	// meanwhile counts no more.
+	if caller, err = h.authenticate(w, r, resource); err != nil {
+		return answer{}, err
+	}
 	if m.op.changes && h.cfg.Recorder != nil {
 		if err := h.cfg.Recorder.Intent(r.Context(), e); err != nil {
 			return answer{}, err
@@ -255,7 +267,15 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, name string, e *
 
 // authenticate verifies the bearer token. SDK clients send their first request without one, and with the body
 // stripped: they get the challenge before anything else is looked at.
-func (h *Handler) authenticate(r *http.Request, resource string) (access.Caller, error) {
+func (h *Handler) authenticate(w http.ResponseWriter, r *http.Request, resource string) (access.Caller, error) {
+	caller, err := h.verify(r, resource)
+	if err != nil {
+		w.Header().Set("WWW-Authenticate", fmt.Sprintf("Bearer authorization=%q, resource=%q", h.cfg.Authorization, resource))
+	}
+	return caller, err
+}
+
+func (h *Handler) verify(r *http.Request, resource string) (access.Caller, error) {
 	values := r.Header.Values("Authorization")
 	if len(values) == 0 {
 		return access.Caller{}, failure.New(failure.Unauthorized, "this call needs a bearer token; the WWW-Authenticate header says from where and for what")

@@ -448,14 +448,37 @@ func (h *HSM) Roles() *access.Roles {
 
 // Keys are the HSM's keys.
 func (h *HSM) Keys(ctx context.Context) (*keys.Keys, error) {
-	h.s.mu.Lock()
-	defer h.s.mu.Unlock()
-	if k := h.s.keys[h.id]; k != nil {
-		return k, nil
+	for {
+		h.s.mu.Lock()
+		k, seen, closed := h.s.keys[h.id], h.s.changes, h.s.closed
+		h.s.mu.Unlock()
+		switch {
+		case k != nil:
+			return k, nil
+		case closed:
+			return nil, failure.New(failure.Unavailable, "the server is stopping; try again")
+		case ctx.Err() != nil:
+			return nil, store.Failure(ctx.Err())
+		}
+		// Not under the lock: it subscribes to the store's feed, which waits for a commit, which waits for changed.
+		k, err := h.newKeys(ctx)
+		if err != nil {
+			return nil, err
+		}
+		h.s.mu.Lock()
+		kept := h.s.keys[h.id] == nil && h.s.changes == seen && !h.s.closed
+		if kept {
+			h.s.keys[h.id] = k
+		}
+		h.s.mu.Unlock()
+		if kept {
+			return k, nil
+		}
+		k.Close() // somebody was faster, or it may be of an HSM as it was before a change
 	}
-	if h.s.closed {
-		return nil, failure.New(failure.Unavailable, "the server is stopping; try again")
-	}
+}
+
+func (h *HSM) newKeys(ctx context.Context) (*keys.Keys, error) {
 	var rec *record
 	err := h.s.cfg.Store.View(ctx, func(r store.Reader) (err error) {
 		rec, err = h.s.load(r, h.id)
@@ -464,7 +487,7 @@ func (h *HSM) Keys(ctx context.Context) (*keys.Keys, error) {
 	if err != nil {
 		return nil, store.Failure(err)
 	}
-	k := keys.New(keys.Config{
+	return keys.New(keys.Config{
 		HSM: h.id, Store: h.s.cfg.Store, Now: h.s.cfg.Now, Uptime: h.s.cfg.Uptime, Rand: h.s.cfg.Rand,
 		Authorize: func(ctx context.Context, c access.Caller, a access.Action, scope string) error {
 			return h.s.cfg.Authorizer.Check(ctx, h.id, c, a, scope)
@@ -482,9 +505,7 @@ func (h *HSM) Keys(ctx context.Context) (*keys.Keys, error) {
 			}
 			return err
 		},
-	})
-	h.s.keys[h.id] = k
-	return k, nil
+	}), nil
 }
 
 func (s *Service) domainID(id string) (domain string, err error) {

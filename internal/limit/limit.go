@@ -20,6 +20,7 @@ type Config struct {
 	Patience   time.Duration // how long one waits; 5 s
 	Rate       float64       // requests of one principal per second; 5,000; below 0: no bound
 	Burst      int           // requests that a principal may make at once after a rest; one second's worth
+	Uploads    int           // large bodies that are held at once; 16, and of one principal a quarter of them
 	Principals int           // principals that are remembered; 10,000. Beyond, those that were not seen for longest start afresh
 }
 
@@ -34,6 +35,8 @@ type Limiter struct {
 	mu         sync.Mutex
 	gates      map[string]*gate // by HSM
 	young, old map[string]*rate.Limiter
+	uploads    map[string]int // by principal, of those that have some
+	uploading  int            // all of them
 }
 
 // gate is the places of one HSM.
@@ -51,6 +54,7 @@ func New(cfg Config, now func() time.Time) *Limiter {
 	}
 	def(&cfg.Running, 256)
 	def(&cfg.Waiting, 1024)
+	def(&cfg.Uploads, 16)
 	def(&cfg.Principals, 10_000)
 	if cfg.Patience == 0 {
 		cfg.Patience = 5 * time.Second
@@ -59,7 +63,7 @@ func New(cfg Config, now func() time.Time) *Limiter {
 		cfg.Rate = 5000
 	}
 	def(&cfg.Burst, max(1, int(cfg.Rate)))
-	return &Limiter{cfg: cfg, now: now, gates: map[string]*gate{}, young: map[string]*rate.Limiter{}}
+	return &Limiter{cfg: cfg, now: now, gates: map[string]*gate{}, young: map[string]*rate.Limiter{}, uploads: map[string]int{}}
 }
 
 // Allow charges a principal for one request. It is a failure.Throttled once the principal's rate is used up; that
@@ -120,6 +124,26 @@ func (l *Limiter) Enter(ctx context.Context, hsm string) (leave func(), err erro
 	case <-ctx.Done():
 		return nil, failure.Wrap(failure.Unavailable, ctx.Err(), "the request was given up before its turn came")
 	}
+}
+
+// Upload takes a place for a body so large that a few of them fill the memory, before it is read. It waits for
+// nothing: without a place it is a failure.Unavailable. On success the caller calls done when the body is gone.
+func (l *Limiter) Upload(principal string) (done func(), err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.uploading >= l.cfg.Uploads || l.uploads[principal] >= max(1, l.cfg.Uploads/4) {
+		return nil, failure.Coded(failure.Unavailable, "ServerBusy", "this server reads as many large bodies as it may, of this principal or of all; send them one after the other, and come back in a second")
+	}
+	l.uploading++
+	l.uploads[principal]++
+	return sync.OnceFunc(func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.uploading--
+		if l.uploads[principal]--; l.uploads[principal] == 0 {
+			delete(l.uploads, principal)
+		}
+	}), nil
 }
 
 func (g *gate) leave() { <-g.running }

@@ -134,3 +134,43 @@ func TestOverload(t *testing.T) {
 		t.Errorf("%d at once, %d served, %d refused", most, served, refused)
 	}
 }
+
+// Nobody holds more large bodies than a quarter of what there is room for, and all together not more than that.
+func TestUploadsAreBounded(t *testing.T) {
+	l := New(Config{Uploads: 8}, time.Now)
+	var held []func()
+	take := func(principal string) error {
+		done, err := l.Upload(principal)
+		if err == nil {
+			held = append(held, done)
+		}
+		return err
+	}
+	for i, want := range []bool{true, true, false} {
+		if got := take("a") == nil; got != want {
+			t.Errorf("upload %d of a: %t", i+1, got)
+		}
+	}
+	for _, principal := range []string{"b", "b", "c", "c", "d", "d"} {
+		if err := take(principal); err != nil {
+			t.Errorf("%s: %v", principal, err)
+		}
+	}
+	if err := take("e"); failure.KindOf(err) != failure.Unavailable {
+		t.Errorf("the ninth of all: %v", err)
+	}
+	held[0]()
+	held[0]() // once is enough, and twice is no more
+	if err := take("a"); err != nil {
+		t.Errorf("a has one less: %v", err)
+	}
+	if take("e") == nil {
+		t.Error("there is a ninth again")
+	}
+	for _, done := range held {
+		done()
+	}
+	if l.uploading != 0 || len(l.uploads) != 0 {
+		t.Errorf("%d are counted, and %d principals", l.uploading, len(l.uploads))
+	}
+}

@@ -32,7 +32,7 @@ type Sources struct {
 type Audit struct {
 	Waiting    int   // records that wait to be durable
 	Failed     bool  // the last one could not be
-	Unrecorded int64 // calls of strangers beyond the rate at which they are recorded
+	Unrecorded int64 // calls of strangers, and throttled ones, beyond the rate at which they are recorded
 }
 
 // Metrics is safe for concurrent use.
@@ -92,7 +92,7 @@ var (
 	descTokens     = prometheus.NewDesc("strongroom_tokens_total", "Tokens that were let in, by how they were checked.", []string{"check"}, nil)
 	descWaiting    = prometheus.NewDesc("strongroom_audit_waiting", "Audit records that wait to be durable.", nil, nil)
 	descFailed     = prometheus.NewDesc("strongroom_audit_failed", "1 while the audit log cannot be written and operations are refused.", nil, nil)
-	descUnrecorded = prometheus.NewDesc("strongroom_audit_unrecorded_total", "Calls without a good token that came faster than they are recorded.", nil, nil)
+	descUnrecorded = prometheus.NewDesc("strongroom_audit_unrecorded_total", "Calls without a good token, and throttled ones, that came faster than they are recorded.", nil, nil)
 )
 
 // Describe says nothing beforehand: the series depend on the HSMs there are.

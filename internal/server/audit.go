@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"os"
 	"path/filepath"
 	"sync/atomic"
@@ -47,7 +48,8 @@ type auditMark struct {
 	Root []byte `json:"root,omitempty"`
 }
 
-// Strangers are recorded at a rate: whoever has no token could else fill the disk.
+// Strangers are recorded at a rate, and so are requests beyond the rate of a principal: whoever can do nothing here
+// could else fill the disk.
 const (
 	strangersPerSecond = 20
 	strangersBurst     = 200
@@ -57,7 +59,8 @@ const (
 type auditor struct {
 	log       *audit.Log
 	strangers *rate.Limiter
-	unwritten atomic.Int64 // calls of strangers that were not recorded
+	throttled *rate.Limiter
+	unwritten atomic.Int64 // calls that were not recorded
 }
 
 // auditFiles are what a server's audit log stands on.
@@ -110,7 +113,7 @@ func openAudit(ctx context.Context, f *auditFiles, fresh bool) (*auditor, error)
 			return nil, err
 		}
 	}
-	return &auditor{log: log, strangers: rate.NewLimiter(strangersPerSecond, strangersBurst)}, nil
+	return &auditor{log: log, strangers: rate.NewLimiter(strangersPerSecond, strangersBurst), throttled: rate.NewLimiter(strangersPerSecond, strangersBurst)}, nil
 }
 
 // auditProblem says what to do about a log that cannot be opened.
@@ -244,7 +247,7 @@ func (r recorder) Intent(ctx context.Context, c *record.Call) error {
 }
 
 func (r recorder) Outcome(ctx context.Context, c *record.Call) error {
-	if c.Caller.ObjectID == "" && !r.strangers.Allow() {
+	if c.Caller.ObjectID == "" && !r.strangers.Allow() || c.Status == http.StatusTooManyRequests && !r.throttled.Allow() {
 		r.unwritten.Add(1)
 		return nil
 	}
