@@ -55,20 +55,24 @@ func (k *Keys) Release(ctx context.Context, caller access.Caller, name, version 
 	if p.Target == "" {
 		return nil, failure.New(failure.BadParameter, "target is missing: it is the attestation token of the environment that the key shall be released to")
 	}
-	rec, v, err := k.find(ctx, eng, lower, version)
+	if _, _, _, err = k.releasable(ctx, eng, lower, version); err != nil {
+		return nil, err
+	}
+	attested, err := k.cfg.Attestations.Verify(ctx, p.Target)
+	if err != nil {
+		return nil, err
+	}
+	// That may have waited for the authority's keys, and what was answered meanwhile counts: a right that was taken, a
+	// key that was disabled or deleted, a policy that became narrower. So everything is asked again.
+	if eng, lower, err = k.enterKey(ctx, caller, access.KeyRelease, name); err != nil {
+		return nil, err
+	}
+	rec, v, policy, err := k.releasable(ctx, eng, lower, version)
 	if err != nil {
 		return nil, err
 	}
 	what := describe(rec.Name, v.ID)
-	switch {
-	case !v.Enabled:
-		return nil, failure.New(failure.Disabled, "%s is disabled; enable it first", what)
-	case !v.Exportable || v.Release == nil:
-		return nil, notReleased("%s is not exportable, and never will be; only keys made with attributes.exportable and a release_policy can be released", what)
-	case k.cfg.Attestations == nil:
-		return nil, notReleased("this server knows no attestation authority; its operator has to configure one")
-	}
-	to, authority, err := k.recipient(ctx, v, what, p.Target)
+	to, err := recipient(policy, attested, what)
 	if err != nil {
 		return nil, err
 	}
@@ -86,31 +90,47 @@ func (k *Keys) Release(ctx context.Context, caller access.Caller, name, version 
 	if jws, _, err = k.cfg.Statement(ctx, releaseType, payload); err != nil {
 		return nil, err
 	}
-	k.cfg.Log.InfoContext(ctx, "key released", "hsm_id", k.cfg.HSM, "key", rec.Name, "version", v.ID, "caller", caller.ObjectID, "authority", authority)
+	k.cfg.Log.InfoContext(ctx, "key released", "hsm_id", k.cfg.HSM, "key", rec.Name, "version", v.ID, "caller", caller.ObjectID, "authority", attested.Authority)
 	return jws, nil
 }
 
-// recipient returns the key that a version may be released to by its policy, and who attested it.
-func (k *Keys) recipient(ctx context.Context, v *versionRecord, what, token string) (to release.Key, authority string, err error) {
+// releasable finds a version that may be released to somebody, and its policy.
+func (k *Keys) releasable(ctx context.Context, eng engine.Engine, lower, version string) (*keyRecord, *versionRecord, *release.Policy, error) {
+	var none *release.Policy
+	rec, v, err := k.find(ctx, eng, lower, version)
+	if err != nil {
+		return nil, nil, none, err
+	}
+	what := describe(rec.Name, v.ID)
+	switch {
+	case !v.Enabled:
+		return nil, nil, none, failure.New(failure.Disabled, "%s is disabled; enable it first", what)
+	case !v.Exportable || v.Release == nil:
+		return nil, nil, none, notReleased("%s is not exportable, and never will be; only keys made with attributes.exportable and a release_policy can be released", what)
+	case k.cfg.Attestations == nil:
+		return nil, nil, none, notReleased("this server knows no attestation authority; its operator has to configure one")
+	}
 	policy, err := release.Parse(v.Release.Data)
 	if err != nil { // one that an earlier server took
-		return release.Key{}, "", notReleasedBecause(err, "%s is not released: this server does not understand its release_policy: %v; update it", what, err)
+		return nil, nil, none, notReleasedBecause(err, "%s is not released: this server does not understand its release_policy: %v; update it", what, err)
 	}
-	attested, err := k.cfg.Attestations.Verify(ctx, token)
-	if err != nil {
-		return release.Key{}, "", err
-	}
+	return rec, v, policy, nil
+}
+
+// recipient returns the key that a version may be released to by its policy.
+func recipient(policy *release.Policy, attested access.Attestation, what string) (release.Key, error) {
 	fulfilled, unmet := policy.Judge(attested.Authority, attested.Claims)
 	switch {
 	case !fulfilled && len(unmet) == 0:
-		return release.Key{}, "", notReleased("%s is not released: its release_policy does not name the authority of the token", what)
+		return release.Key{}, notReleased("%s is not released: its release_policy does not name the authority of the token", what)
 	case !fulfilled:
-		return release.Key{}, "", notReleased("%s is not released: its release_policy is not fulfilled by these claims of the token, which are missing or have another value: %s", what, strings.Join(unmet, ", "))
+		return release.Key{}, notReleased("%s is not released: its release_policy is not fulfilled by these claims of the token, which are missing or have another value: %s", what, strings.Join(unmet, ", "))
 	}
-	if to, err = release.Recipient(attested.Claims); err != nil {
-		return release.Key{}, "", notReleasedBecause(err, "%s is not released: the token names no key to wrap it for: %v", what, err)
+	to, err := release.Recipient(attested.Claims)
+	if err != nil {
+		return release.Key{}, notReleasedBecause(err, "%s is not released: the token names no key to wrap it for: %v", what, err)
 	}
-	return to, attested.Authority, nil
+	return to, nil
 }
 
 // notReleased is the one kind of answer to a release that the key or its policy does not allow.

@@ -3,6 +3,7 @@ package keys
 import (
 	"bytes"
 	"context"
+	"errors"
 	"slices"
 	"time"
 
@@ -30,7 +31,8 @@ type UpdateParams struct {
 
 // Update changes a version of a key; version "" is the latest. It takes effect for the next call on the key.
 // Changes of several callers at once are applied one after the other, each to what the one before left. On error
-// nothing was changed, unless the error is a failure.StorageFailed.
+// nothing was changed, unless the error is a failure.StorageFailed. A version that others change again and again while its
+// policy is made immutable is a failure.Conflict.
 func (k *Keys) Update(ctx context.Context, caller access.Caller, name, version string, p UpdateParams) (Key, error) {
 	eng, lower, err := k.enterKey(ctx, caller, access.KeyWrite, name)
 	if err != nil {
@@ -39,12 +41,75 @@ func (k *Keys) Update(ctx context.Context, caller access.Caller, name, version s
 	if version, err = normalVersion(version); err != nil {
 		return Key{}, err
 	}
+	for range maxRebinds {
+		ready, err := k.rebind(ctx, eng, lower, version, p)
+		if err != nil {
+			return Key{}, store.Failure(err)
+		}
+		key, err := k.update(ctx, eng, lower, version, p, ready)
+		if !errors.Is(err, errRebindStale) {
+			return key, store.Failure(err)
+		}
+	}
+	return Key{}, failure.New(failure.Conflict, "the key was changed by others each time its release_policy was about to become immutable; nothing was changed, try again")
+}
+
+// maxRebinds is how often an Update seals a key anew before it gives up against others who change the same version.
+const maxRebinds = 4
+
+// errRebindStale says that a version is not the one that was rebound.
+var errRebindStale = errors.New("the version was changed since it was rebound")
+
+// rebound is the key of a version, sealed for what an Update makes of the version whose record has the code.
+type rebound struct {
+	code   []byte
+	sealed []byte
+}
+
+// rebind seals a key for its immutable policy, if p gives it one, outside of any transaction: the engine may let it wait
+// behind long work, and whoever writes to the store would wait with it.
+func (k *Keys) rebind(ctx context.Context, eng engine.Engine, lower, version string, p UpdateParams) (*rebound, error) {
+	if p.ReleasePolicy == nil || !p.ReleasePolicy.Immutable {
+		return nil, nil
+	}
+	var (
+		code, binding []byte
+		was           engine.Ref
+		what          string
+	)
+	err := k.cfg.Store.View(ctx, func(r store.Reader) error {
+		rec, v, index, err := k.lookUp(ctx, eng, r, lower, version)
+		if err != nil {
+			return err
+		}
+		if err := p.immutable(v); err != nil {
+			return err
+		}
+		code, was, what = rec.Versions[index].MAC, v.ref(k.cfg.HSM, lower), describe(rec.Name, v.ID)
+		if err := p.apply(v); err != nil {
+			return err
+		}
+		binding = v.binding(k.cfg.HSM, lower)
+		return nil
+	})
+	if err != nil || bytes.Equal(was.Binding, binding) {
+		return nil, err
+	}
+	sealed, err := eng.Rebind(ctx, was, binding)
+	if err != nil {
+		return nil, engineFailure(err, what)
+	}
+	return &rebound{code: code, sealed: sealed}, nil
+}
+
+// update is one try of Update. It returns errRebindStale, and has changed nothing, if ready is not of the version as it is.
+func (k *Keys) update(ctx context.Context, eng engine.Engine, lower, version string, p UpdateParams, ready *rebound) (Key, error) {
 	var (
 		key     Key
 		changed engine.Ref // what the engine shall forget, if anything
 		forget  bool
 	)
-	err = k.cfg.Store.Update(ctx, func(w store.Writer) error {
+	err := k.cfg.Store.Update(ctx, func(w store.Writer) error {
 		if err := k.cfg.Alive(w); err != nil {
 			return err
 		}
@@ -59,12 +124,12 @@ func (k *Keys) Update(ctx context.Context, caller access.Caller, name, version s
 		if err := p.apply(v); err != nil {
 			return err
 		}
-		binding := v.binding(k.cfg.HSM, lower)
-		rebound := !bytes.Equal(was.Binding, binding) // the release policy became immutable
-		if rebound {
-			if v.Sealed, err = eng.Rebind(ctx, was, binding); err != nil {
-				return engineFailure(err, describe(rec.Name, v.ID))
+		resealed := !bytes.Equal(was.Binding, v.binding(k.cfg.HSM, lower)) // the release policy became immutable
+		if resealed {
+			if ready == nil || !bytes.Equal(ready.code, rec.Versions[index].MAC) {
+				return errRebindStale
 			}
+			v.Sealed = ready.sealed
 		}
 		v.Updated = k.now().Unix()
 		if rec.Versions[index].MAC, err = put(ctx, eng, w, k.versionPath(lower, index+1), v); err != nil {
@@ -73,11 +138,11 @@ func (k *Keys) Update(ctx context.Context, caller access.Caller, name, version s
 		if _, err := put(ctx, eng, w, k.keyPath(lower), rec); err != nil {
 			return err
 		}
-		key, changed, forget = k.key(rec.Name, v), was, rebound || !v.Enabled
+		key, changed, forget = k.key(rec.Name, v), was, resealed || !v.Enabled
 		return nil
 	})
 	if err != nil {
-		return Key{}, store.Failure(err)
+		return Key{}, err
 	}
 	if forget {
 		eng.Drop(changed)
