@@ -25,6 +25,7 @@ import (
 	"strongroom/internal/access"
 	"strongroom/internal/api"
 	"strongroom/internal/failure"
+	"strongroom/internal/limit"
 	"strongroom/internal/record"
 	"strongroom/internal/strictjson"
 )
@@ -102,6 +103,7 @@ type Config struct {
 	Location         string // the one region, "local"
 	MHSMSuffix       string // of data-plane host names, "managedhsm.localhost:8443"; optional
 	Log              *slog.Logger
+	Limits           *limit.Limiter  // of principals, shared with the data plane; nil: no bounds
 	Recorder         record.Recorder // nil: no records are kept
 }
 
@@ -198,7 +200,7 @@ func (p *Plane) serveHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	if err != nil {
-		p.writeError(w, r, e.Request, err)
+		p.writeError(w, r, e, err)
 		return
 	}
 	for name, value := range a.header {
@@ -246,6 +248,11 @@ func (p *Plane) serve(w http.ResponseWriter, r *http.Request, e *record.Call) (a
 			return answer{}, err
 		}
 		e.Caller = c.caller
+		if p.cfg.Limits != nil {
+			if err := p.cfg.Limits.Allow(c.caller.ObjectID); err != nil {
+				return answer{}, err
+			}
+		}
 	}
 	if routeErr != nil {
 		if allow, bad := errors.AsType[*methodError](routeErr); bad {
@@ -375,16 +382,22 @@ var armCodes = map[string]string{
 	"RouteNotFound": "InvalidResourceType",
 }
 
-// writeError is the only place that writes a status of 400 or more.
-func (p *Plane) writeError(w http.ResponseWriter, r *http.Request, id string, err error) {
+// writeError is the only place that writes a status of 400 or more. What a stranger is refused is logged for debugging
+// only, or anybody could fill the disk of the log.
+func (p *Plane) writeError(w http.ResponseWriter, r *http.Request, e *record.Call, err error) {
 	status, body := bodyOf(err)
 	switch {
+	case e.Caller.ObjectID == "" && status != http.StatusInternalServerError: // also 503, while an issuer is down
+		p.cfg.Log.DebugContext(r.Context(), "control-plane request of a stranger refused", "request", e.Request, "status", status, "code", body.Error.Code, "error", err)
 	case status >= 500:
-		p.cfg.Log.ErrorContext(r.Context(), "control-plane request failed", "request", id, "status", status, "error", err)
-	case status != http.StatusUnauthorized:
-		p.cfg.Log.InfoContext(r.Context(), "control-plane request refused", "request", id, "status", status, "code", body.Error.Code)
+		p.cfg.Log.ErrorContext(r.Context(), "control-plane request failed", "request", e.Request, "status", status, "error", err)
+	default:
+		p.cfg.Log.InfoContext(r.Context(), "control-plane request refused", "request", e.Request, "status", status, "code", body.Error.Code)
 	}
-	if status == http.StatusTooManyRequests || status == http.StatusServiceUnavailable {
+	switch status {
+	case http.StatusTooManyRequests:
+		w.Header().Set("Retry-After", strconv.Itoa(int(limit.RetryAfter/time.Second)))
+	case http.StatusServiceUnavailable:
 		w.Header().Set("Retry-After", "5")
 	}
 	out, err := json.Marshal(body)

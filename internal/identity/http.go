@@ -294,7 +294,9 @@ func (i *Issuer) refuseSignIn(ctx context.Context, clientID string) error {
 	if !valid {
 		id = "(not a GUID)"
 	}
-	i.cfg.Log.WarnContext(ctx, "sign-in refused", "client_id", id)
+	// For debugging only: anybody can be refused as often as they like, and must not fill the disk of the log with it.
+	// The audit log has these, with a bound.
+	i.cfg.Log.DebugContext(ctx, "sign-in refused", "client_id", id)
 	if i.failing.again(id) {
 		return &oauthError{Status: http.StatusTooManyRequests, Code: "temporarily_unavailable", Description: "too many failed sign-ins with this client ID; try again in a minute"}
 	}

@@ -111,9 +111,13 @@ type Config struct {
 		// seconds; beyond, the answer is 503 at once. Defaults 256 and 1024.
 		Running int `toml:"running"`
 		Waiting int `toml:"waiting"`
-		// RequestsPerSecond is how many requests one principal may make in a second, to all HSMs together; beyond, the answer
-		// is 429. Default 5000; -1 means no bound.
+		// RequestsPerSecond is how many requests one principal may make in a second, to all HSMs and the control plane
+		// together; beyond, the answer is 429. Default 5000; -1 means no bound.
 		RequestsPerSecond int `toml:"requests_per_second"`
+		// ConnectionsPerAddress is how many connections one source address (of IPv6, one /64) may have at once, to all
+		// ports together; those beyond are closed at once. Default 512; -1 means no bound, for a server whose clients
+		// all come through one load balancer.
+		ConnectionsPerAddress int `toml:"connections_per_address"`
 	} `toml:"limits"`
 
 	Audit struct {
@@ -322,6 +326,9 @@ func loadConfig(o Options) (Config, error) {
 	}
 	if r := c.Limits.RequestsPerSecond; r < -1 || r > 10*maxRequests {
 		return c, fmt.Errorf("[limits] requests_per_second is %d; it must be 1 to %d, -1 for no bound, or be left out", r, 10*maxRequests)
+	}
+	if n := c.Limits.ConnectionsPerAddress; n < -1 || n > maxRequests {
+		return c, fmt.Errorf("[limits] connections_per_address is %d; it must be 1 to %d, -1 for no bound, or be left out for %d", n, maxRequests, connectionsPerAddress)
 	}
 	if c.Metrics.Listen != "" {
 		host, _, err := net.SplitHostPort(c.Metrics.Listen)

@@ -19,6 +19,8 @@ import (
 const (
 	maxHeader      = 16 << 10
 	maxConnections = 2048
+
+	connectionsPerAddress = 512 // unless the configuration says otherwise
 )
 
 var errClosing = errors.New("the server is stopping")
@@ -30,6 +32,8 @@ type listeners struct {
 	tls  *tls.Config
 	log  *slog.Logger
 
+	addresses *addresses // who has how many connections, of all ports
+
 	mu       sync.Mutex
 	base     int                  // the main port; HSM ports come after it
 	reserved map[int]net.Listener // bound, not yet serving
@@ -40,7 +44,7 @@ type listeners struct {
 }
 
 func newListeners(host string, config *tls.Config, log *slog.Logger) *listeners {
-	return &listeners{host: host, tls: config, log: log, reserved: map[int]net.Listener{}, serving: map[int]*http.Server{}, failed: make(chan error, 1)}
+	return &listeners{host: host, tls: config, log: log, addresses: newAddresses(connectionsPerAddress), reserved: map[int]net.Listener{}, serving: map[int]*http.Server{}, failed: make(chan error, 1)}
 }
 
 // bind binds a port (0: any) and keeps it until serve.
@@ -56,7 +60,7 @@ func (l *listeners) bind(port int) (int, error) {
 		_ = listener.Close()
 		return 0, errClosing
 	}
-	l.reserved[got] = netutil.LimitListener(listener, maxConnections)
+	l.reserved[got] = netutil.LimitListener(&perAddress{listener, l.addresses}, maxConnections)
 	return got, nil
 }
 

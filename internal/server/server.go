@@ -318,6 +318,9 @@ func (s *Server) bindMain() error {
 		return err
 	}
 	s.listen = newListeners(host, pki.ServerConfig(source), s.log)
+	if n := s.cfg.Limits.ConnectionsPerAddress; n != 0 {
+		s.listen.addresses.most = n
+	}
 	if s.listen.base, err = s.listen.bind(port); err != nil {
 		return fmt.Errorf("%w; stop what uses that port, or give another with --listen", err)
 	}
@@ -407,12 +410,13 @@ func (s *Server) wire(ctx context.Context) error {
 	}
 	s.verifier = verifier
 	s.metrics = metrics.New(s.sources(s.version))
+	limits := s.cfg.limiter() // one for both planes: a principal has one rate
 	s.data = dataplane.New(dataplane.Config{HSMs: s.hsms, Verifier: verifier, Authorization: s.base + "/" + s.meta.tenant, Region: s.cfg.Location, Log: s.log, Now: time.Now,
-		Limits: s.cfg.limiter(), Metrics: s.metrics, Recorder: s.audit.recorder(audit.PlaneData)})
+		Limits: limits, Metrics: s.metrics, Recorder: s.audit.recorder(audit.PlaneData)})
 	arm, err := controlplane.New(controlplane.Config{
 		Service: &provisioner{s: s}, Verifier: verifier, BaseURLs: s.bases(), Tenant: s.meta.tenant, Subscription: s.meta.subscription, SubscriptionName: "Strongroom",
 		ResourceGroup: defaultGroup, Location: s.cfg.Location, MHSMSuffix: s.hsmSuffix(), Log: s.log,
-		Recorder: s.audit.recorder(audit.PlaneControl),
+		Limits: limits, Recorder: s.audit.recorder(audit.PlaneControl),
 	})
 	if err != nil {
 		return err
