@@ -173,7 +173,7 @@ func serverNext(e *client.Error) string {
 		return "see what there is with: strongroom role assignment list --scope SCOPE"
 	case e.Code == "RoleDefinitionNotFound":
 		return "see what there is with: strongroom role definition list"
-	case e.Status == 403:
+	case e.Code == "AccessDenied" || e.Code == "AuthorizationFailed":
 		return "ask an administrator of the HSM for a role that allows it"
 	}
 	return ""

@@ -343,7 +343,7 @@ func (a *app) confirm(ctx context.Context, name, given, what string) error {
 		}
 	}
 	if given != name {
-		return problemf("not-confirmed", "the name is "+name, "nothing was done: %q is not the HSM's name", given)
+		return problemf("not-confirmed", "the name is "+name, "nothing was done: %q is not its name", given)
 	}
 	return nil
 }

@@ -89,7 +89,7 @@ type sampler struct{ s Sources }
 var (
 	descState      = prometheus.NewDesc("strongroom_hsm_state", "1 for the state that an HSM is in.", []string{"hsm", "state"}, nil)
 	descKeys       = prometheus.NewDesc("strongroom_hsm_keys", "Keys of an HSM, deleted ones too.", []string{"hsm"}, nil)
-	descTokens     = prometheus.NewDesc("strongroom_tokens_total", "Tokens that were let in, by how they were checked.", []string{"check"}, nil)
+	descTokens     = prometheus.NewDesc("strongroom_tokens_total", "Checks of tokens that let somebody in, by how they were made; a request has two.", []string{"check"}, nil)
 	descWaiting    = prometheus.NewDesc("strongroom_audit_waiting", "Audit records that wait to be durable.", nil, nil)
 	descFailed     = prometheus.NewDesc("strongroom_audit_failed", "1 while the audit log cannot be written and operations are refused.", nil, nil)
 	descUnrecorded = prometheus.NewDesc("strongroom_audit_unrecorded_total", "Calls without a good token, and throttled ones, that came faster than they are recorded.", nil, nil)
