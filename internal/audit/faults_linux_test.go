@@ -22,6 +22,7 @@ import (
 
 	"strongroom/internal/durable"
 	"strongroom/internal/failure"
+	"strongroom/test/powercut"
 )
 
 // The writer is a process that records numbered calls and prints what the log answered. The tests kill it, or let
@@ -627,15 +628,8 @@ func TestPowerCut(t *testing.T) {
 	lost := 0
 	for round := range 4 {
 		lying := round == 3
-		work := t.TempDir()
-		image, at := filepath.Join(work, "image"), filepath.Join(work, "mnt")
-		mustDo(t, os.Mkdir(at, 0o755))
-		mustDo(t, os.WriteFile(image, nil, 0o600))
-		mustDo(t, os.Truncate(image, 32<<20))
-		command(t, "/sbin/mkfs.ext4", "-q", "-F", image)
-		command(t, "mount", "-o", "loop", image, at)
-		t.Cleanup(func() { _ = exec.Command("umount", "-l", at).Run() })
-		dir := filepath.Join(at, "audit")
+		volume := powercut.New(t, 32<<20)
+		dir := filepath.Join(volume.Path, "audit")
 		l := mustOpen(t, dir, testOptions())
 		appendMany(t, l, 0, 1)
 		mustClose(t, l)
@@ -647,23 +641,10 @@ func TestPowerCut(t *testing.T) {
 			if n != r.killAfter-1 {
 				return
 			}
-			d, err := os.Open(at)
-			mustDo(t, err)
-			defer d.Close()
-			const shutdown, noLogFlush = 0x8004587d, 2 // EXT4_IOC_SHUTDOWN
-			mustDo(t, unix.IoctlSetPointerInt(int(d.Fd()), shutdown, noLogFlush))
+			volume.Cut(t)
 		}
 		s := r.start(t, dir)
-		for i := 0; ; i++ { // the killed process may still be on its way out
-			out, err := exec.Command("umount", at).CombinedOutput()
-			if err == nil {
-				break
-			}
-			if i == 1000 {
-				t.Fatalf("umount: %v %s", err, out)
-			}
-		}
-		command(t, "mount", "-o", "loop", image, at)
+		volume.Mount(t)
 		if !lying {
 			check(t, dir, s)
 			continue
@@ -679,12 +660,5 @@ func TestPowerCut(t *testing.T) {
 	}
 	if lost == 0 {
 		t.Error("the syncs lied, the power was cut, and nothing was lost: the power cut is not one")
-	}
-}
-
-func command(t *testing.T, name string, args ...string) {
-	t.Helper()
-	if out, err := exec.Command(name, args...).CombinedOutput(); err != nil {
-		t.Fatalf("%s %s (this test needs root): %v\n%s", name, strings.Join(args, " "), err, out)
 	}
 }

@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"strongroom/test/harness"
+	"strongroom/test/powercut"
 )
 
 var server, victim string
@@ -135,46 +136,9 @@ type disk struct {
 var disks = []disk{
 	{"kill -9", func(t *testing.T) (string, []string, func()) { return t.TempDir(), nil, func() {} }},
 	{"power cut", func(t *testing.T) (string, []string, func()) {
-		mount := ext4(t)
-		return filepath.Join(mount, "data"), []string{"VICTIM_MOUNT=" + mount}, func() { remount(t, mount) }
+		volume := powercut.New(t, 64<<20)
+		return filepath.Join(volume.Path, "data"), []string{"VICTIM_MOUNT=" + volume.Path}, func() { volume.Mount(t) }
 	}},
-}
-
-// ext4 mounts a new 64 MiB file system from a loop image.
-func ext4(t *testing.T) (mount string) {
-	t.Helper()
-	dir := t.TempDir()
-	image := filepath.Join(dir, "image")
-	mount = filepath.Join(dir, "mnt")
-	if err := os.Mkdir(mount, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(image, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Truncate(image, 64<<20); err != nil {
-		t.Fatal(err)
-	}
-	run(t, "/sbin/mkfs.ext4", "-q", "-F", image)
-	run(t, "mount", "-o", "loop", image, mount)
-	t.Cleanup(func() { _ = exec.Command("umount", "-l", mount).Run() })
-	return mount
-}
-
-func remount(t *testing.T, mount string) {
-	t.Helper()
-	image := filepath.Join(filepath.Dir(mount), "image")
-	for i := 0; ; i++ { // the killed process may still be on its way out
-		out, err := exec.Command("umount", mount).CombinedOutput()
-		if err == nil {
-			break
-		}
-		if i == 50 {
-			t.Fatalf("umount: %v %s", err, out)
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
-	run(t, "mount", "-o", "loop", image, mount)
 }
 
 func run(t *testing.T, name string, args ...string) {
@@ -379,8 +343,8 @@ func TestExchangeKeyAtEachStep(t *testing.T) {
 // power-cut tests above prove nothing.
 func TestPowerCutBites(t *testing.T) {
 	keys := custodians(t)
-	mount := ext4(t)
-	dir := filepath.Join(mount, "data")
+	volume := powercut.New(t, 64<<20)
+	dir := filepath.Join(volume.Path, "data")
 	// A first, honest start, so that the loss is of the download and not of the whole folder.
 	s := harness.Start(t, dir, harness.Options{Binary: server})
 	if err := s.Stop(); err != nil {
@@ -395,9 +359,9 @@ func TestPowerCutBites(t *testing.T) {
 	if err := download(lying, lying.URL(t, "alpha"), keys, filepath.Join(work, "SD.json")); err != nil {
 		t.Fatal(err)
 	}
-	shutdown(t, mount)
+	volume.Cut(t)
 	lying.Kill()
-	remount(t, mount)
+	volume.Mount(t)
 	honest := harness.Start(t, dir, harness.Options{Binary: server})
 	if st := status(t, honest, honest.URL(t, "alpha")); st.State == "activated" {
 		t.Fatal("a download was answered without any sync, the power was cut, and nothing was lost: the power cut is not one")
@@ -407,8 +371,8 @@ func TestPowerCutBites(t *testing.T) {
 // An answered download survives a power cut at any later moment.
 func TestAnsweredDownloadSurvivesPowerCut(t *testing.T) {
 	keys := custodians(t)
-	mount := ext4(t)
-	dir := filepath.Join(mount, "data")
+	volume := powercut.New(t, 64<<20)
+	dir := filepath.Join(volume.Path, "data")
 	s, err := harness.TryStart(dir, harness.Options{Binary: server})
 	if err != nil {
 		t.Fatal(err)
@@ -417,20 +381,12 @@ func TestAnsweredDownloadSurvivesPowerCut(t *testing.T) {
 	if err := download(s, s.URL(t, "alpha"), keys, file); err != nil {
 		t.Fatal(err)
 	}
-	shutdown(t, mount)
+	volume.Cut(t)
 	s.Kill()
-	remount(t, mount)
+	volume.Mount(t)
 	after := harness.Start(t, dir, harness.Options{Binary: server})
 	if st := status(t, after, after.URL(t, "alpha")); st.State != "activated" || st.DomainID != domainOf(t, file) {
 		t.Fatalf("after the power cut: %+v, want activated with %s", st, domainOf(t, file))
-	}
-}
-
-func shutdown(t *testing.T, mount string) {
-	t.Helper()
-	out, err := exec.Command(victim, "shutdown-file-system", mount).CombinedOutput()
-	if err != nil {
-		t.Fatalf("shutdown of %s (needs root): %v\n%s", mount, err, out)
 	}
 }
 
@@ -592,7 +548,9 @@ func TestRandomDeathsUnderLoad(t *testing.T) {
 				for _, e := range env {
 					if mount, is := strings.CutPrefix(e, "VICTIM_MOUNT="); is {
 						cut = time.Now()
-						shutdown(t, mount)
+						if err := powercut.Shutdown(mount); err != nil {
+							t.Fatal(err)
+						}
 					}
 				}
 				s.Kill()

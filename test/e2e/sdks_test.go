@@ -74,7 +74,8 @@ func named(t *testing.T, s *harness.Server, hsm string) string {
 // underHosts is a command for which the host of u is this machine, as the line in /etc/hosts would make it that a user
 // adds. The JavaScript SDK wants a name: it compares the challenge's resource with the host as URLs, and what is left of
 // an address without its first number is to a URL another address. The file is put over /etc/hosts in a mount
-// namespace of the command alone.
+// namespace of the command alone. That namespace lets go of loop mounts first: other tests shut down such file systems
+// meanwhile, and cannot mount them anew as long as someone holds the old ones.
 func underHosts(t *testing.T, u string, command ...string) *exec.Cmd {
 	t.Helper()
 	at, err := url.Parse(u)
@@ -89,6 +90,9 @@ func underHosts(t *testing.T, u string, command ...string) *exec.Cmd {
 	if os.Getuid() != 0 {
 		unshare = append(unshare, "--map-root-user")
 	}
-	args := append(unshare, "sh", "-euc", `mount --bind "$0" /etc/hosts; exec "$@"`, hosts)
+	args := append(unshare, "sh", "-euc", `
+		awk '$(NF-1) ~ "^/dev/loop" {print $5}' /proc/self/mountinfo | xargs --no-run-if-empty umount --lazy || true # who is not root may not
+		mount --bind "$0" /etc/hosts
+		exec "$@"`, hosts)
 	return exec.Command("unshare", append(args, command...)...)
 }

@@ -11,20 +11,12 @@ import (
 	"sync/atomic"
 	"syscall"
 
-	"golang.org/x/sys/unix"
-
 	"strongroom/internal/cli"
 	"strongroom/internal/durable"
+	"strongroom/test/powercut"
 )
 
 func main() {
-	if len(os.Args) == 3 && os.Args[1] == "shutdown-file-system" { // for the tests: cut a disk off from outside
-		if err := Shutdown(os.Args[2]); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
-		}
-		return
-	}
 	step, _ := strconv.ParseInt(os.Getenv("VICTIM_STEP"), 10, 64)
 	mount := os.Getenv("VICTIM_MOUNT") // set: shut this file system off before dying
 	var armed atomic.Bool
@@ -39,7 +31,7 @@ func main() {
 			return
 		}
 		if mount != "" {
-			if err := Shutdown(mount); err != nil {
+			if err := powercut.Shutdown(mount); err != nil {
 				fmt.Println("shutdown failed:", err)
 			}
 		}
@@ -56,15 +48,4 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	os.Exit(cli.Main(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
-}
-
-// Shutdown makes the file system at a mount point refuse everything from now on, without flushing its journal:
-// what was not synced is gone. ioctl EXT4_IOC_SHUTDOWN (linux/fs.h FS_IOC_SHUTDOWN), flag 2 = no log flush.
-func Shutdown(mount string) error {
-	dir, err := os.Open(mount)
-	if err != nil {
-		return err
-	}
-	const shutdown, noLogFlush = 0x8004587d, 2
-	return unix.IoctlSetPointerInt(int(dir.Fd()), shutdown, noLogFlush)
 }
