@@ -407,11 +407,13 @@ func begun(t *testing.T) string {
 // Covers R1, L1: whichever sync fails, all who wait are refused, and all who come; nothing is synced or written again;
 // and a restart finds everything that was promised.
 func TestSyncErrors(t *testing.T) {
+	// Enough for five syncs on one thread, which is how strace counts, while three callers share each.
+	const calls = 120
 	for _, errno := range []string{"EIO", "ENOSPC"} {
 		for k := 1; k <= 5; k++ {
 			t.Run(fmt.Sprint(errno, " at ", k), func(t *testing.T) {
 				dir := begun(t)
-				s, log := inject(t, dir, fmt.Sprintf("fsync:error=%s:when=%d", errno, k), run{calls: 30, callers: 3, from: 1})
+				s, log := inject(t, dir, fmt.Sprintf("fsync:error=%s:when=%d", errno, k), run{calls: calls, callers: 3, from: 1})
 				before, after, injected := strings.Cut(log, "(INJECTED)")
 				if !injected {
 					t.Fatal("nothing was injected")
@@ -423,7 +425,7 @@ func TestSyncErrors(t *testing.T) {
 					if s.open == "" {
 						t.Errorf("said %+v; want Open to fail", s)
 					}
-				} else if len(s.failed) == 0 || len(s.full) > 0 || !s.end || s.closed == "" || len(s.ok)+len(s.failed) != 30 {
+				} else if len(s.failed) == 0 || len(s.full) > 0 || !s.end || s.closed == "" || len(s.ok)+len(s.failed) != calls {
 					t.Errorf("said %+v; want some failed, none full, and an end that says so", s)
 				}
 				check(t, dir, s)

@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"runtime"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -73,7 +72,8 @@ type Log struct {
 	dir string
 	id  string
 
-	requests chan *request
+	door     door
+	free     sync.Pool     // of requests that nobody holds any more
 	quit     chan struct{} // closed by Close
 	stopped  chan struct{} // closed when the writer has ended
 	closing  sync.Once
@@ -96,12 +96,14 @@ type Log struct {
 	tree     tree      // of all records, those in rewrite too
 	prev     tlog.Hash // of the last of them
 	signed   int64     // records that the last checkpoint covers
+	company  company
+	buf      []byte // for the lines of a group
 }
 
 // request is one Append on its way.
 type request struct {
-	rest []byte // of the line
-	done chan result
+	rest []byte      // of the line
+	done chan result // of one
 }
 
 type result struct {
@@ -136,7 +138,9 @@ func (l *Log) Append(ctx context.Context, r Record) (int64, error) {
 	if err := r.prepare(l.o.Clock()); err != nil {
 		return 0, err
 	}
-	number, err := l.append(ctx, r.appendRest(nil))
+	q := l.free.Get().(*request)
+	q.rest = r.appendRest(q.rest[:0])
+	number, err := l.append(ctx, q)
 	if err != nil {
 		l.refused.Add(1)
 		return 0, unavailable(err)
@@ -144,7 +148,7 @@ func (l *Log) Append(ctx context.Context, r Record) (int64, error) {
 	return number, nil
 }
 
-func (l *Log) append(ctx context.Context, rest []byte) (int64, error) {
+func (l *Log) append(ctx context.Context, q *request) (int64, error) {
 	defer l.waiting.Add(-1)
 	if l.waiting.Add(1) > int64(l.o.MaxWaiting) {
 		return 0, ErrBusy
@@ -152,18 +156,15 @@ func (l *Log) append(ctx context.Context, rest []byte) (int64, error) {
 	if err := ctx.Err(); err != nil {
 		return 0, err
 	}
-	q := &request{rest: rest, done: make(chan result, 1)}
-	select {
-	case l.requests <- q:
-	case <-l.stopped:
+	if !l.door.come(q) {
 		return 0, l.ended()
-	case <-ctx.Done():
-		return 0, ctx.Err()
 	}
 	select {
 	case r := <-q.done:
+		l.free.Put(q)
 		return r.number, r.err
 	case <-ctx.Done():
+		l.door.leave(q) // not into l.free: the writer may have it
 		return 0, ctx.Err()
 	}
 }
@@ -189,34 +190,44 @@ func (l *Log) Close() error {
 
 // run is the writer: the one goroutine that changes the log.
 func (l *Log) run() {
-	defer close(l.stopped)
+	defer func() {
+		for _, q := range l.door.close() {
+			q.done <- result{err: l.ended()}
+		}
+		close(l.stopped)
+	}()
 	var due <-chan time.Time // a checkpoint by time
 	batch := make([]*request, 0, maxBatch)
+	l.company.timer = time.NewTimer(linger)
+	l.company.timer.Stop()
 	for {
-		select {
-		case q := <-l.requests:
-			batch = l.gather(append(batch[:0], q))
-			l.commit(batch)
-			clear(batch)
-			if l.tree.n-l.signed >= int64(l.o.CheckpointRecords) {
-				l.tryCheckpoint()
-			}
+		ready := l.door.await(1)
+		select { // what is due goes before what waits: there may always be somebody who waits
 		case <-due:
 			due = nil
 			l.tryCheckpoint()
 		case <-l.quit:
 			l.closeErr = l.finish()
 			return
-		case <-l.failed:
-			// Stay, to answer; the process is going to end.
-			for {
-				select {
-				case q := <-l.requests:
-					q.done <- result{err: l.failure}
-				case <-l.quit:
-					l.closeErr = l.finish()
-					return
-				}
+		default:
+			if ready {
+				break
+			}
+			select {
+			case <-l.door.wake:
+			case <-due:
+				due = nil
+				l.tryCheckpoint()
+			case <-l.quit:
+				l.closeErr = l.finish()
+				return
+			}
+		}
+		if batch = l.gather(batch[:0]); len(batch) > 0 {
+			l.commit(batch)
+			clear(batch)
+			if l.tree.n-l.signed >= int64(l.o.CheckpointRecords) {
+				l.tryCheckpoint()
 			}
 		}
 		switch {
@@ -228,43 +239,24 @@ func (l *Log) run() {
 	}
 }
 
-// gather takes in who else waits. Callers whose answer has just gone out are about to come back; without a moment for
-// them each second sync would be for the one that was first.
-func (l *Log) gather(batch []*request) []*request {
-	for range 8 {
-		for len(batch) < maxBatch {
-			select {
-			case q := <-l.requests:
-				batch = append(batch, q)
-				continue
-			default:
-			}
-			break
-		}
-		if len(batch) == maxBatch || int64(len(batch)) >= l.waiting.Load() {
-			break
-		}
-		runtime.Gosched()
-	}
-	return batch
-}
-
 // commit makes the records of a batch durable, all or none, and answers.
 func (l *Log) commit(batch []*request) {
 	err := l.ready(int64(len(batch)))
 	t, prev := l.tree, l.prev
 	if err == nil {
 		t = l.tree.clone()
-		buf := make([]byte, 0, 16<<10)
+		buf := l.buf[:0]
 		for _, q := range batch {
 			buf, prev = appendLine(buf, &t, prev, q.rest)
 		}
+		l.buf = buf
 		err = l.write(buf, &t, prev)
 	}
 	first := t.n - int64(len(batch))
 	if err == nil {
 		l.appended.Add(int64(len(batch)))
 	}
+	l.company.expect = int(l.waiting.Load()) // before the answers, so with this group
 	for i, q := range batch {
 		q.done <- result{first + int64(i), err}
 	}
@@ -298,8 +290,13 @@ func (l *Log) ready(n int64) error {
 }
 
 // settle writes once more what was found at the end of the log when it was opened, and says where the log was cut, if it
-// was. Nothing else is written before. See [Open] for the reason.
+// was. Nothing else is written before, and nothing at all when the log has failed. See [Open] for the reason.
 func (l *Log) settle() error {
+	select {
+	case <-l.failed:
+		return l.failure
+	default:
+	}
 	if l.rewrite == nil {
 		return nil
 	}

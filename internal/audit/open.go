@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"golang.org/x/mod/sumdb/tlog"
@@ -33,7 +34,7 @@ func Open(dir string, o Options) (l *Log, err error) {
 	if err := o.defaults(); err != nil {
 		return nil, err
 	}
-	l = &Log{o: o, dir: dir, requests: make(chan *request), quit: make(chan struct{}), stopped: make(chan struct{}), failed: make(chan struct{})}
+	l = &Log{o: o, dir: dir, door: door{wake: make(chan struct{}, 1)}, free: sync.Pool{New: newRequest}, quit: make(chan struct{}), stopped: make(chan struct{}), failed: make(chan struct{})}
 	l.writable.Store(true)
 	defer func() {
 		if err != nil {

@@ -119,7 +119,7 @@ const (
 // bytes as %XX in capitals, at most max bytes; "%~" at its end says that it was cut. It does to its own results what it
 // does to others, so compare what is cleaned once with what is cleaned once.
 func Clean(s string, max int) string {
-	if len(s) <= max && !strings.ContainsFunc(s, unprintable) {
+	if len(s) <= max && allPlain(s) {
 		return s
 	}
 	b := make([]byte, 0, max)
@@ -140,8 +140,16 @@ func Clean(s string, max int) string {
 	return string(b)
 }
 
-func plain(c byte) bool       { return c >= ' ' && c <= '~' && c != '"' && c != '\\' && c != '%' }
-func unprintable(c rune) bool { return c > '~' || !plain(byte(c)) }
+func plain(c byte) bool { return c >= ' ' && c <= '~' && c != '"' && c != '\\' && c != '%' }
+
+func allPlain(s string) bool {
+	for i := range len(s) {
+		if !plain(s[i]) {
+			return false
+		}
+	}
+	return true
+}
 
 // isClean reports whether Clean can have made s.
 func isClean(s string) bool {
