@@ -306,6 +306,8 @@ func loadConfig(o Options) (Config, error) {
 			return c, fmt.Errorf("public_url %q must be https://HOST[:PORT], without a path", c.PublicURL)
 		}
 		c.PublicURL = "https://" + u.Host
+	} else if host, _, err := net.SplitHostPort(c.Listen); err == nil && unspecified(host) {
+		return c, fmt.Errorf("listen %q is every address of this machine, and clients need one name to reach it by and to find in tokens and key identifiers; set public_url to https://HOST[:PORT]", c.Listen)
 	}
 	if (c.TLS.Certificate == "") != (c.TLS.Key == "") {
 		return c, fmt.Errorf("tls needs both certificate and key, or neither")
@@ -341,6 +343,12 @@ func loadConfig(o Options) (Config, error) {
 	}
 	c.HSMDomain = strings.ToLower(strings.Trim(c.HSMDomain, "."))
 	return c, nil
+}
+
+// unspecified reports whether a host to listen on means all of the machine's addresses.
+func unspecified(host string) bool {
+	ip := net.ParseIP(host)
+	return host == "" || ip != nil && ip.IsUnspecified()
 }
 
 // checkAuthorities refuses attestation authorities that are there twice, or issue tokens too: a token that says who
