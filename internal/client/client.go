@@ -19,6 +19,7 @@ import (
 	"fmt"
 	"io"
 	"mime"
+	"net"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -98,6 +99,10 @@ func New(o Options) (*Client, error) {
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12}
 	transport.MaxResponseHeaderBytes = 64 << 10
+	dial := transport.DialContext
+	transport.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
+		return dial(ctx, network, loopback(address))
+	}
 	if o.CA != nil {
 		pool := x509.NewCertPool()
 		if !pool.AppendCertsFromPEM(o.CA) {
@@ -117,6 +122,16 @@ func New(o Options) (*Client, error) {
 		pause:     pause,
 		scopes:    map[string]string{},
 	}, nil
+}
+
+// loopback is the address to dial for HOST:PORT: names under localhost are this machine, whatever its resolver makes
+// of them (RFC 6761 section 6.3). Many know nothing of them, and HSMs of a server without a domain have such names.
+func loopback(address string) string {
+	host, port, err := net.SplitHostPort(address)
+	if err != nil || !strings.HasSuffix(strings.ToLower(strings.TrimSuffix(host, ".")), ".localhost") {
+		return address
+	}
+	return net.JoinHostPort("localhost", port)
 }
 
 // Close drops idle connections.

@@ -3,6 +3,7 @@ package client
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"encoding/pem"
 	"errors"
@@ -628,5 +629,32 @@ func TestUntrustedServer(t *testing.T) {
 	}
 	if _, err := New(Options{}); err == nil {
 		t.Error("no clock was needed")
+	}
+}
+
+// Names under localhost are this machine without any help of its resolver, and no other name is.
+func TestLocalhost(t *testing.T) {
+	for address, want := range map[string]string{
+		"alpha.managedhsm.localhost:8443":  "localhost:8443",
+		"Alpha.ManagedHSM.LocalHost.:8443": "localhost:8443",
+		"localhost:8443":                   "localhost:8443",
+		"notlocalhost:8443":                "notlocalhost:8443",
+		"alpha.localhost.example.org:8443": "alpha.localhost.example.org:8443",
+		"[::1]:8443":                       "[::1]:8443",
+	} {
+		if got := loopback(address); got != want {
+			t.Errorf("%s: %s, want %s", address, got, want)
+		}
+	}
+	f := newFake(t, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusTeapot) })
+	c, err := New(Options{CA: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: f.Certificate().Raw}), Now: time.Now})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, port, _ := strings.Cut(f.Listener.Addr().String(), ":")
+	// The certificate is of another name, which tells that somebody was reached.
+	_, err = c.http.Get("https://alpha.managedhsm.localhost:" + port)
+	if _, reached := errors.AsType[*tls.CertificateVerificationError](err); !reached {
+		t.Errorf("%v, want a certificate of another name", err)
 	}
 }
