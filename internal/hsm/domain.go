@@ -42,7 +42,7 @@ type Download struct {
 // and a lost answer is harmless, because downloading again gives another file of the same domain. On an
 // activated HSM only the wrapping is new. A recovering HSM refuses: a ceremony is under way.
 func (h *HSM) Download(ctx context.Context, caller access.Caller, certificates []*x509.Certificate, required int) (Download, error) {
-	if err := h.s.cfg.Authorizer.Check(ctx, h.id, caller, access.SecurityDomainDownload, access.ScopeRoot); err != nil {
+	if err := h.check(ctx, caller, access.SecurityDomainDownload, access.ScopeRoot); err != nil {
 		return Download{}, err
 	}
 	warnings, err := securitydomain.CheckCustodians(certificates, required, h.s.cfg.Now())
@@ -146,7 +146,7 @@ func (h *HSM) sealItems(rec *record, domain *domainRecord, it *items) ([]byte, e
 // which puts it into recovery. Reading it again gives the same certificate until it is used, cancelled or expired
 // (after a year), so that a second reader cannot spoil a ceremony that the first one started.
 func (h *HSM) ExchangeKey(ctx context.Context, caller access.Caller) (*x509.Certificate, error) {
-	if err := h.s.cfg.Authorizer.Check(ctx, h.id, caller, access.TransferKeyRead, access.ScopeRoot); err != nil {
+	if err := h.check(ctx, caller, access.TransferKeyRead, access.ScopeRoot); err != nil {
 		return nil, err
 	}
 	h.s.making.Lock() // whoever waits here finds the key that the one before made
@@ -232,7 +232,7 @@ func (h *HSM) newExchange() (*exchangeRecord, error) {
 // CancelRecovery drops the exchange key and makes the HSM provisioned again. Transfer files made for that key
 // are worth nothing afterwards. Strongroom's own; Azure has no such call.
 func (h *HSM) CancelRecovery(ctx context.Context, caller access.Caller) error {
-	if err := h.s.cfg.Authorizer.Check(ctx, h.id, caller, access.SecurityDomainUpload, access.ScopeRoot); err != nil {
+	if err := h.check(ctx, caller, access.SecurityDomainUpload, access.ScopeRoot); err != nil {
 		return err
 	}
 	err := h.s.cfg.Store.Update(ctx, func(w store.Writer) error {
@@ -258,7 +258,7 @@ func (h *HSM) CancelRecovery(ctx context.Context, caller access.Caller) error {
 // Upload activates a recovering HSM with the domain in a transfer file. Everything is checked before the one
 // record changes; on any error the HSM goes on waiting, with the same exchange key.
 func (h *HSM) Upload(ctx context.Context, caller access.Caller, transfer []byte) (domainID string, err error) {
-	if err := h.s.cfg.Authorizer.Check(ctx, h.id, caller, access.SecurityDomainUpload, access.ScopeRoot); err != nil {
+	if err := h.check(ctx, caller, access.SecurityDomainUpload, access.ScopeRoot); err != nil {
 		return "", err
 	}
 	rec, err := h.record(ctx)
@@ -338,7 +338,7 @@ func (h *HSM) UploadStatus(ctx context.Context, caller access.Caller) (Operation
 }
 
 func (h *HSM) status(ctx context.Context, caller access.Caller, action access.Action, kinds ...string) (Operation, error) {
-	if err := h.s.cfg.Authorizer.Check(ctx, h.id, caller, action, access.ScopeRoot); err != nil {
+	if err := h.check(ctx, caller, action, access.ScopeRoot); err != nil {
 		return Operation{}, err
 	}
 	rec, err := h.record(ctx)
@@ -360,7 +360,7 @@ func (h *HSM) status(ctx context.Context, caller access.Caller, action access.Ac
 
 // Describe returns the HSM's state, domain ID and newest SD file's custodians, for an administrator.
 func (h *HSM) Describe(ctx context.Context, caller access.Caller) (Info, error) {
-	if err := h.s.cfg.Authorizer.Check(ctx, h.id, caller, access.SecurityDomainUploadRead, access.ScopeRoot); err != nil {
+	if err := h.check(ctx, caller, access.SecurityDomainUploadRead, access.ScopeRoot); err != nil {
 		return Info{}, err
 	}
 	rec, err := h.record(ctx)

@@ -143,6 +143,7 @@ type Info struct {
 	Custodians       []string // their labels, in order
 	DeletedAt        time.Time
 	PurgeAt          time.Time
+	Place            string // where its keys, roles and settings lie in the store: see record.place
 }
 
 var validName = regexp.MustCompile(`^[a-zA-Z][a-zA-Z0-9-]{1,22}[a-zA-Z0-9]$`)
@@ -383,8 +384,10 @@ func (s *Service) Purge(ctx context.Context, name string) (info Info, err error)
 			return failure.Coded(failure.Conflict, "PurgeProtectionEnabled", "HSM %s has purge protection and is kept until %s", rec.Name, rec.Deleted.Purge.Format(time.RFC3339))
 		}
 		info = rec.info()
-		for key := range w.Scan(recordPrefix(rec.ID), "") {
-			w.Delete(key)
+		for n := range rec.Places + 1 {
+			for key := range w.Scan("hsm/"+placeName(rec.ID, n)+"/", "") {
+				w.Delete(key)
+			}
 		}
 		w.Delete(nameKey(rec.Name))
 		return nil
@@ -397,8 +400,8 @@ func (s *Service) Purge(ctx context.Context, name string) (info Info, err error)
 
 // HSM is a handle to one HSM, for the calls of its data plane. It holds no state.
 type HSM struct {
-	s        *Service
-	id, name string
+	s               *Service
+	id, name, place string
 }
 
 // Open returns a handle to an HSM that is not deleted. It reads nothing if it has been asked before and no HSM has
@@ -415,13 +418,39 @@ func (s *Service) Open(ctx context.Context, name string) (*HSM, error) {
 	if err != nil {
 		return nil, err
 	}
-	h = &HSM{s: s, id: info.ID, name: info.Name}
+	h = s.handle(info)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.changes == seen && !s.closed {
 		s.handles[lower] = h
 	}
 	return h, nil
+}
+
+func (s *Service) handle(info Info) *HSM {
+	return &HSM{s: s, id: info.ID, name: info.Name, place: info.Place}
+}
+
+// check asks whether the caller may do the action in the scope.
+func (h *HSM) check(ctx context.Context, caller access.Caller, action access.Action, scope string) error {
+	return h.s.cfg.Authorizer.Check(ctx, h.place, caller, action, scope)
+}
+
+// there loads the HSM's record for whoever reads or writes below its place. It refuses when the HSM was deleted, and when a
+// restore has come in between: what the handle knows is then not what is there.
+func (h *HSM) there(r store.Reader) (*record, error) {
+	rec, err := h.s.load(r, h.id)
+	switch {
+	case err != nil:
+		return nil, err
+	case rec.Deleted != nil:
+		return nil, failure.Coded(failure.NotFound, "ResourceNotFound", "the HSM was deleted")
+	case rec.Restoring != nil:
+		return nil, rec.busy()
+	case rec.place() != h.place:
+		return nil, failure.Coded(failure.Unavailable, "HsmRestored", "HSM %s was restored from a backup while this call was under way; nothing was changed by it, try again", rec.Name)
+	}
+	return rec, nil
 }
 
 // ID is the HSM's ID, which no other ever has.
@@ -434,16 +463,13 @@ func (h *HSM) Name() string { return h.name }
 // domain does.
 func (h *HSM) Roles() *access.Roles {
 	usable := func(r store.Reader) error {
-		rec, err := h.s.load(r, h.id)
-		switch {
-		case err != nil:
+		rec, err := h.there(r)
+		if err != nil {
 			return err
-		case rec.Deleted != nil:
-			return failure.Coded(failure.NotFound, "ResourceNotFound", "the HSM was deleted")
 		}
 		return rec.usable()
 	}
-	return h.s.cfg.Authorizer.Roles(h.id, func(ctx context.Context) error { return store.Failure(h.s.cfg.Store.View(ctx, usable)) }, usable)
+	return h.s.cfg.Authorizer.Roles(h.place, func(ctx context.Context) error { return store.Failure(h.s.cfg.Store.View(ctx, usable)) }, usable)
 }
 
 // Keys are the HSM's keys.
@@ -487,10 +513,14 @@ func (h *HSM) newKeys(ctx context.Context) (*keys.Keys, error) {
 	if err != nil {
 		return nil, store.Failure(err)
 	}
+	if rec.Restoring != nil {
+		return nil, rec.busy()
+	}
+	h = h.s.handle(rec.info()) // they outlive this call, and h may know a place that was left
 	return keys.New(keys.Config{
-		HSM: h.id, Store: h.s.cfg.Store, Now: h.s.cfg.Now, Uptime: h.s.cfg.Uptime, Rand: h.s.cfg.Rand,
+		HSM: h.place, Store: h.s.cfg.Store, Now: h.s.cfg.Now, Uptime: h.s.cfg.Uptime, Rand: h.s.cfg.Rand,
 		Authorize: func(ctx context.Context, c access.Caller, a access.Action, scope string) error {
-			return h.s.cfg.Authorizer.Check(ctx, h.id, c, a, scope)
+			return h.check(ctx, c, a, scope)
 		},
 		RetentionDays: rec.Retention, PurgeProtection: rec.PurgeProtect, MaxKeys: h.s.cfg.MaxKeys, Attestations: h.s.cfg.Attestations, Log: h.s.cfg.Log,
 		DomainID: func() (string, error) { return h.s.domainID(h.id) },
@@ -499,10 +529,7 @@ func (h *HSM) newKeys(ctx context.Context) (*keys.Keys, error) {
 		},
 		Engine: func() (engine.Engine, error) { return h.s.engine(h.id) },
 		Alive: func(r store.Reader) error {
-			rec, err := h.s.load(r, h.id)
-			if err == nil && rec.Deleted != nil {
-				err = failure.Coded(failure.NotFound, "ResourceNotFound", "the HSM was deleted")
-			}
+			_, err := h.there(r)
 			return err
 		},
 	}), nil
@@ -673,8 +700,16 @@ func (s *Service) unseal(rec *record) (*items, error) {
 	return it, nil
 }
 
-// usable is the one place that says what a key call gets on an HSM without a domain.
+// busy is the answer to calls while a restore is under way.
+func (r *record) busy() error {
+	return failure.Coded(failure.Unavailable, "HsmRestoring", "HSM %s is being restored from a backup since %s; until that is done only the restore's status can be asked for", r.Name, r.Restoring.Started.Format(time.RFC3339))
+}
+
+// usable is the one place that says what a key call gets on an HSM without a domain, or while it is being restored.
 func (r *record) usable() error {
+	if r.Restoring != nil {
+		return r.busy()
+	}
 	switch r.State {
 	case Activated:
 		return nil
@@ -689,7 +724,7 @@ func (r *record) info() Info {
 	i := Info{
 		Spec: Spec{Name: r.Name, Subscription: r.Subscription, ResourceGroup: r.ResourceGroup, Location: r.Location, TenantID: r.Tenant, Tags: r.Tags,
 			InitialAdmins: r.Admins, RetentionDays: r.Retention, PurgeProtection: r.PurgeProtect, NetworkACLs: r.NetworkACLs},
-		ID: r.ID, State: r.State, Port: r.Port, Created: r.Created, Updated: r.Updated,
+		ID: r.ID, Place: r.place(), State: r.State, Port: r.Port, Created: r.Created, Updated: r.Updated,
 	}
 	if r.Domain != nil {
 		i.DomainID, i.Activated = r.Domain.ID, r.Domain.Activated

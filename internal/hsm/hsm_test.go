@@ -695,7 +695,7 @@ func TestTamperedRecordsAreRefused(t *testing.T) {
 		},
 		"a state that has no domain":  func(a, b map[string]any) { a["state"] = "provisioned" },
 		"a state that nobody knows":   func(a, b map[string]any) { a["state"] = "blessed" },
-		"a version that nobody knows": func(a, b map[string]any) { a["v"] = 2 },
+		"a version that nobody knows": func(a, b map[string]any) { a["v"] = 3 },
 		"sealed bytes with one bit turned": func(a, b map[string]any) {
 			s := []byte(a["domain"].(map[string]any)["sealed"].(string))
 			s[40] ^= 1

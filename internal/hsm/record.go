@@ -2,6 +2,7 @@ package hsm
 
 import (
 	"encoding/json"
+	"strconv"
 	"strings"
 	"time"
 
@@ -22,8 +23,9 @@ const (
 	Activated State = "activated"
 )
 
-// recordVersion is the version of the JSON below. Version 1 is the first.
-const recordVersion = 1
+// recordVersion is the version of the JSON below. Version 1 knew no restores; it is read, and a record that says nothing
+// of them is still written as one, so that the program before this one reads it.
+const recordVersion = 2
 
 // record is everything that one HSM is, apart from its keys and roles. It is one record on purpose: every step
 // of the state machine is one put, so a crash leaves the state before or the state after.
@@ -56,6 +58,13 @@ type record struct {
 	Created       time.Time         `json:"created"`
 	Updated       time.Time         `json:"updated"`
 	Deleted       *deletion         `json:"deleted,omitempty"`
+
+	// Places counts the places that this HSM's keys, roles and settings have had (see [record.place]), and Current is
+	// the one that is in use; 0 is the first. Restoring is set while a restore fills the next one, and Previous is what a restore replaced.
+	Places    int           `json:"places,omitempty"`
+	Current   int           `json:"current_place,omitempty"`
+	Restoring *restoring    `json:"restoring,omitempty"`
+	Previous  *restorePoint `json:"restore_point,omitempty"`
 }
 
 // domainRecord is the security domain at rest: its items, sealed.
@@ -99,12 +108,42 @@ type deletion struct {
 	Purge time.Time `json:"purge"`
 }
 
+// restoring is a restore under way.
+type restoring struct {
+	Job     string    `json:"job"`
+	Place   int       `json:"place"`
+	Started time.Time `json:"started"`
+}
+
+// restorePoint is what was there before a restore.
+type restorePoint struct {
+	Job      string    `json:"job"` // that replaced it
+	Place    int       `json:"place"`
+	Replaced time.Time `json:"replaced"`
+}
+
+// place is where the HSM's keys, roles and settings lie in the store, and part of what binds them: the ID of the HSM in
+// their paths (hsm/<place>/key/…). A restore fills a new place and then changes which one is in use, in this record: so
+// what it brings is there whole or not at all, and what was there before stays until it is given up.
+func (r *record) place() string { return placeName(r.ID, r.Current) }
+
+func placeName(id string, n int) string {
+	if n == 0 {
+		return id // as it was before there were places
+	}
+	return id + "." + strconv.Itoa(n)
+}
+
 func recordKey(id string) string     { return "hsm/" + id + "/record" }
-func recordPrefix(id string) string  { return "hsm/" + id + "/" }
 func nameKey(name string) string     { return "hsm-name/" + strings.ToLower(name) }
 func domainContext(r *record) string { return "hsm/" + r.ID + "/domain/" + r.Domain.ID }
 func exchangeContext(r *record) string {
 	return "hsm/" + r.ID + "/exchange/" + thumbprintHex(r.Exchange.Certificate)
+}
+
+// restored reports whether the record says something that version 1 cannot.
+func (r *record) restored() bool {
+	return r.Places != 0 || r.Current != 0 || r.Restoring != nil || r.Previous != nil
 }
 
 // load reads and checks a record. A record under another HSM's key, of an unknown version or in a state that
@@ -122,10 +161,10 @@ func (s *Service) load(r store.Reader, id string) (*record, error) {
 	if err := json.Unmarshal(plain.Reveal(), &rec); err != nil {
 		return nil, failure.Wrap(failure.Tampered, err, "the record of HSM %s cannot be read; restore the database from a copy", id)
 	}
-	if rec.V != recordVersion {
-		return nil, failure.New(failure.Unsupported, "the record of HSM %s has version %d, and this server reads version %d; run the release that wrote it", id, rec.V, recordVersion)
+	if rec.V < 1 || rec.V > recordVersion {
+		return nil, failure.New(failure.Unsupported, "the record of HSM %s has version %d, and this server reads 1 to %d; run the release that wrote it", id, rec.V, recordVersion)
 	}
-	whole := rec.ID == id && rec.Name != ""
+	whole := rec.ID == id && rec.Name != "" && 0 <= rec.Current && rec.Current <= rec.Places && (rec.V > 1 || !rec.restored())
 	switch rec.State {
 	case Provisioned:
 		whole = whole && rec.Domain == nil && rec.Exchange == nil
@@ -144,7 +183,10 @@ func (s *Service) load(r store.Reader, id string) (*record, error) {
 
 // save writes a record; the caller is inside an update and has just loaded it there.
 func (s *Service) save(w store.Writer, rec *record, now time.Time) error {
-	rec.V, rec.Updated = recordVersion, now
+	rec.V, rec.Updated = 1, now
+	if rec.restored() {
+		rec.V = recordVersion
+	}
 	raw, err := json.Marshal(rec)
 	if err != nil {
 		return failure.Wrap(failure.Internal, err, "the HSM's record cannot be written")

@@ -41,7 +41,7 @@ func (r settingsRecord) list() []Setting { return []Setting{{SettingARMKeys, r.A
 // Settings are read by whoever may read role definitions, which is every role that concerns people: no data action is
 // published for them.
 func (h *HSM) Settings(ctx context.Context, caller access.Caller) ([]Setting, error) {
-	if err := h.s.cfg.Authorizer.Check(ctx, h.id, caller, access.DefinitionsRead, access.ScopeRoot); err != nil {
+	if err := h.check(ctx, caller, access.DefinitionsRead, access.ScopeRoot); err != nil {
 		return nil, err
 	}
 	var settings settingsRecord
@@ -69,7 +69,7 @@ func (h *HSM) Setting(ctx context.Context, caller access.Caller, name string) (S
 // SetSetting turns a setting on ("true", in any case) or off ("false") and returns it. It is for administrators; as no data action is published for it,
 // it asks for one that no other built-in role has.
 func (h *HSM) SetSetting(ctx context.Context, caller access.Caller, name, value string) (Setting, error) {
-	if err := h.s.cfg.Authorizer.Check(ctx, h.id, caller, access.SecurityDomainDownload, access.ScopeRoot); err != nil {
+	if err := h.check(ctx, caller, access.SecurityDomainDownload, access.ScopeRoot); err != nil {
 		if e, refused := errors.AsType[*failure.Error](err); refused && e.Kind == failure.Forbidden {
 			return Setting{}, failure.New(failure.Forbidden, "settings are changed by who may download the security domain: %s", e.Message)
 		}
@@ -95,11 +95,11 @@ func (h *HSM) SetSetting(ctx context.Context, caller access.Caller, name, value 
 		if err != nil {
 			return failure.Wrap(failure.Internal, err, "the settings cannot be written")
 		}
-		sealed, err := h.s.cfg.Seal.Wrap(secret.Take(text), settingsKey(h.id))
+		sealed, err := h.s.cfg.Seal.Wrap(secret.Take(text), settingsKey(h.place))
 		if err != nil {
 			return failure.Wrap(failure.Internal, err, "the settings cannot be sealed")
 		}
-		w.Put(settingsKey(h.id), sealed)
+		w.Put(settingsKey(h.place), sealed)
 		return nil
 	})
 	if err != nil {
@@ -111,22 +111,19 @@ func (h *HSM) SetSetting(ctx context.Context, caller access.Caller, name, value 
 
 // settings reads the record of an HSM that is activated and not deleted.
 func (h *HSM) settings(r store.Reader) (settingsRecord, error) {
-	rec, err := h.s.load(r, h.id)
-	switch {
-	case err != nil:
+	rec, err := h.there(r)
+	if err != nil {
 		return settingsRecord{}, err
-	case rec.Deleted != nil:
-		return settingsRecord{}, failure.Coded(failure.NotFound, "ResourceNotFound", "the HSM was deleted")
 	}
 	if err := rec.usable(); err != nil {
 		return settingsRecord{}, err
 	}
-	sealed, there := r.Get(settingsKey(h.id))
+	sealed, there := r.Get(settingsKey(h.place))
 	if !there {
 		return settingsRecord{}, nil
 	}
 	var settings settingsRecord
-	text, err := h.s.cfg.Seal.Unwrap(sealed, settingsKey(h.id))
+	text, err := h.s.cfg.Seal.Unwrap(sealed, settingsKey(h.place))
 	if err == nil {
 		err = json.Unmarshal(text.Reveal(), &settings)
 	}

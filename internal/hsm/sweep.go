@@ -19,7 +19,7 @@ func (s *Service) Sweep(ctx context.Context) error {
 		if info.State != Activated {
 			continue
 		}
-		h := &HSM{s: s, id: info.ID, name: info.Name}
+		h := s.handle(info)
 		k, err := h.Keys(ctx)
 		if err != nil {
 			problems = append(problems, fmt.Errorf("sweep HSM %s: %w", info.Name, err))

@@ -115,7 +115,7 @@ func recoverAccess(ctx context.Context, cfg Config, db store.Store, sl seal.Seal
 	entry := audit.Record{Principal: principal, HSM: info.ID, HSMName: info.Name, Operation: "RecoverAccess", Action: string(access.AssignmentsWrite)}
 	err = records.do(ctx, entry, func() error {
 		return db.Update(ctx, func(w store.Writer) (err error) {
-			if done.Already, err = access.RecoverAdministrator(w, sl, info.ID, principal, rand.Reader); err != nil || done.Already {
+			if done.Already, err = access.RecoverAdministrator(w, sl, info.Place, principal, rand.Reader); err != nil || done.Already {
 				return err
 			}
 			return recordRecovery(ctx, log, done)
