@@ -41,6 +41,10 @@ const (
 	KeyUnwrap                  Action = "/keys/unwrap/action"
 	KeyBackup                  Action = "/keys/backup/action"
 	KeyRestore                 Action = "/keys/restore/action"
+	BackupStart                Action = "/backup/start/action"
+	BackupStatus               Action = "/backup/status/action"
+	RestoreStart               Action = "/restore/start/action"
+	RestoreStatus              Action = "/restore/status/action"
 	RandomBytes                Action = "/rng/action"
 )
 

@@ -41,8 +41,8 @@ const (
 func BuiltInRoles() []Role {
 	readRoles := []Action{AssignmentsRead, DefinitionsRead}
 	manageRoles := append([]Action{AssignmentsWrite, AssignmentsDelete, DefinitionsWrite, DefinitionsDelete}, readRoles...)
-	backup := []Action{"/backup/start/action", "/backup/status/action"}
-	restore := []Action{"/restore/start/action", "/restore/status/action"}
+	backup := []Action{BackupStart, BackupStatus}
+	restore := []Action{RestoreStart, RestoreStatus}
 	return []Role{
 		{ID: RoleAdministrator, Name: "Managed HSM Administrator", DataActions: slices.Concat([]Action{
 			SecurityDomainDownload, SecurityDomainDownloadRead, SecurityDomainUpload, SecurityDomainUploadRead, TransferKeyRead,

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"strongroom/internal/failure"
+	"strongroom/internal/seal"
 	"strongroom/internal/store"
 )
 
@@ -166,6 +167,44 @@ func (m *Roles) DeleteDefinition(ctx context.Context, caller Caller, scope, id s
 		return nil
 	})
 	return gone, store.Failure(err)
+}
+
+// PutRoles writes custom roles and assignments of a backup into a place that has none. It is part of a restore, and asks
+// nobody; whatever is not well-formed is refused.
+func PutRoles(w store.Writer, s seal.Seal, hsmID string, definitions []Role, assignments []Assignment) error {
+	if len(definitions) > MaxDefinitions || len(assignments) > loadedAssignments {
+		return failure.New(failure.BadParameter, "there are more roles or role assignments than an HSM can have")
+	}
+	for _, r := range definitions {
+		r.Custom = true
+		if err := r.check(); err != nil {
+			return err
+		}
+		if !isGUID(r.ID) || builtIn(r.ID) {
+			return failure.New(failure.BadParameter, "role definition %q is not a custom one", r.Name)
+		}
+		if err := putDefinition(w, s, hsmID, r); err != nil {
+			return err
+		}
+	}
+	for _, a := range assignments {
+		if err := putAssignment(w, s, hsmID, a); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Administrators reports how many of the assignments make an administrator of the whole HSM, and whether the principal is
+// among them.
+func Administrators(assignments []Assignment, principal string) (n int, among bool) {
+	for _, a := range assignments {
+		if administrates(a) {
+			n++
+			among = among || sameID(a.PrincipalID, principal)
+		}
+	}
+	return n, among
 }
 
 func builtIn(id string) bool {

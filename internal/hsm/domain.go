@@ -112,6 +112,9 @@ func (h *HSM) downloadOnce(ctx context.Context, seen *record, certificates []*x5
 		if rec.Deleted != nil {
 			return failure.Coded(failure.NotFound, "ResourceNotFound", "the HSM was deleted meanwhile")
 		}
+		if rec.Restoring != nil {
+			return rec.busy()
+		}
 		switch {
 		case rec.State == Provisioned && seen.State == Provisioned:
 			domain.Sealed = sealed

@@ -143,6 +143,7 @@ type Info struct {
 	Custodians       []string // their labels, in order
 	DeletedAt        time.Time
 	PurgeAt          time.Time
+	Restoring        bool   // a restore is under way
 	Place            string // where its keys, roles and settings lie in the store: see record.place
 }
 
@@ -517,6 +518,14 @@ func (h *HSM) newKeys(ctx context.Context) (*keys.Keys, error) {
 		return nil, rec.busy()
 	}
 	h = h.s.handle(rec.info()) // they outlive this call, and h may know a place that was left
+	return h.keysOf(rec, func(r store.Reader) error {
+		_, err := h.there(r)
+		return err
+	}), nil
+}
+
+// keysOf are the keys below h's place. alive is asked in every transaction that writes.
+func (h *HSM) keysOf(rec *record, alive func(store.Reader) error) *keys.Keys {
 	return keys.New(keys.Config{
 		HSM: h.place, Store: h.s.cfg.Store, Now: h.s.cfg.Now, Uptime: h.s.cfg.Uptime, Rand: h.s.cfg.Rand,
 		Authorize: func(ctx context.Context, c access.Caller, a access.Action, scope string) error {
@@ -528,11 +537,8 @@ func (h *HSM) newKeys(ctx context.Context) (*keys.Keys, error) {
 			return h.s.statement(ctx, h.id, typ, payload)
 		},
 		Engine: func() (engine.Engine, error) { return h.s.engine(h.id) },
-		Alive: func(r store.Reader) error {
-			_, err := h.there(r)
-			return err
-		},
-	}), nil
+		Alive:  alive,
+	})
 }
 
 func (s *Service) domainID(id string) (domain string, err error) {
@@ -705,11 +711,8 @@ func (r *record) busy() error {
 	return failure.Coded(failure.Unavailable, "HsmRestoring", "HSM %s is being restored from a backup since %s; until that is done only the restore's status can be asked for", r.Name, r.Restoring.Started.Format(time.RFC3339))
 }
 
-// usable is the one place that says what a key call gets on an HSM without a domain, or while it is being restored.
+// usable is the one place that says what a key call gets on an HSM without a domain.
 func (r *record) usable() error {
-	if r.Restoring != nil {
-		return r.busy()
-	}
 	switch r.State {
 	case Activated:
 		return nil
@@ -724,7 +727,7 @@ func (r *record) info() Info {
 	i := Info{
 		Spec: Spec{Name: r.Name, Subscription: r.Subscription, ResourceGroup: r.ResourceGroup, Location: r.Location, TenantID: r.Tenant, Tags: r.Tags,
 			InitialAdmins: r.Admins, RetentionDays: r.Retention, PurgeProtection: r.PurgeProtect, NetworkACLs: r.NetworkACLs},
-		ID: r.ID, Place: r.place(), State: r.State, Port: r.Port, Created: r.Created, Updated: r.Updated,
+		ID: r.ID, Place: r.place(), Restoring: r.Restoring != nil, State: r.State, Port: r.Port, Created: r.Created, Updated: r.Updated,
 	}
 	if r.Domain != nil {
 		i.DomainID, i.Activated = r.Domain.ID, r.Domain.Activated

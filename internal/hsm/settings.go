@@ -90,23 +90,28 @@ func (h *HSM) SetSetting(ctx context.Context, caller access.Caller, name, value 
 		if settings.ARMKeys == on {
 			return nil
 		}
-		settings.V, settings.ARMKeys = settingsVersion, on
-		text, err := json.Marshal(settings)
-		if err != nil {
-			return failure.Wrap(failure.Internal, err, "the settings cannot be written")
-		}
-		sealed, err := h.s.cfg.Seal.Wrap(secret.Take(text), settingsKey(h.place))
-		if err != nil {
-			return failure.Wrap(failure.Internal, err, "the settings cannot be sealed")
-		}
-		w.Put(settingsKey(h.place), sealed)
-		return nil
+		settings.ARMKeys = on
+		return h.s.putSettings(w, h.place, settings)
 	})
 	if err != nil {
 		return Setting{}, store.Failure(err)
 	}
 	h.s.cfg.Log.WarnContext(ctx, "setting changed", "hsm", h.name, "id", h.id, "setting", SettingARMKeys, "on", on, "by", caller.ObjectID)
 	return Setting{SettingARMKeys, on}, nil
+}
+
+func (s *Service) putSettings(w store.Writer, place string, settings settingsRecord) error {
+	settings.V = settingsVersion
+	text, err := json.Marshal(settings)
+	if err != nil {
+		return failure.Wrap(failure.Internal, err, "the settings cannot be written")
+	}
+	sealed, err := s.cfg.Seal.Wrap(secret.Take(text), settingsKey(place))
+	if err != nil {
+		return failure.Wrap(failure.Internal, err, "the settings cannot be sealed")
+	}
+	w.Put(settingsKey(place), sealed)
+	return nil
 }
 
 // settings reads the record of an HSM that is activated and not deleted.

@@ -20,6 +20,12 @@ func (s *Service) Sweep(ctx context.Context) error {
 			continue
 		}
 		h := s.handle(info)
+		if err := s.clearPlaces(ctx, info.ID); err != nil {
+			problems = append(problems, fmt.Errorf("sweep HSM %s: %w", info.Name, err))
+		}
+		if info.Restoring {
+			continue // what is due waits
+		}
 		k, err := h.Keys(ctx)
 		if err != nil {
 			problems = append(problems, fmt.Errorf("sweep HSM %s: %w", info.Name, err))

@@ -138,16 +138,7 @@ func (k *Keys) Restore(ctx context.Context, caller access.Caller, blob []byte) (
 	if err != nil {
 		return Key{}, err
 	}
-	vacant := func(r store.Reader) error {
-		rec, err := k.loadKey(ctx, eng, r, lower)
-		if err != nil {
-			return err
-		}
-		if rec != nil {
-			return failure.Coded(failure.Conflict, "Conflict", "key %s exists in this HSM, and a restore does not overwrite; delete and purge it first. Nothing was changed", rec.Name)
-		}
-		return k.nameFree(ctx, eng, r, lower)
-	}
+	vacant := func(r store.Reader) error { return k.vacant(ctx, eng, r, lower) }
 	if err := k.cfg.Store.View(ctx, vacant); err != nil { // before the work
 		return Key{}, store.Failure(err)
 	}
@@ -223,32 +214,43 @@ func parseBody(plain []byte) (body backupBody, lower string, err error) {
 	if err := strictDecode(plain, &body); err != nil {
 		return body, "", damaged(err)
 	}
-	if lower, err = normalName(body.Name); err != nil {
-		return body, "", damaged(err)
+	for _, v := range body.Versions {
+		if len(v.N)+len(v.X)+len(v.Y)+v.E != 0 {
+			return body, "", damaged(errors.New("a version has a public key"))
+		}
 	}
-	if n := len(body.Versions); n == 0 || n > MaxVersions {
-		return body, "", damaged(errors.New("it has no version, or more than there can be"))
+	lower, err = checkVersions(body.Name, body.Versions)
+	return body, lower, err
+}
+
+// checkVersions refuses a key from a backup that no server of this domain can have written.
+func checkVersions(name string, versions []versionRecord) (lower string, err error) {
+	if lower, err = normalName(name); err != nil {
+		return "", damaged(err)
+	}
+	if n := len(versions); n == 0 || n > MaxVersions {
+		return "", damaged(errors.New("it has no version, or more than there can be"))
 	}
 	seen := map[string]bool{}
-	for i := range body.Versions {
-		v := &body.Versions[i]
+	for i := range versions {
+		v := &versions[i]
 		if !validVersion.MatchString(v.ID) || seen[v.ID] {
-			return body, "", damaged(errors.New("a version ID is malformed or comes twice"))
+			return "", damaged(errors.New("a version ID is malformed or comes twice"))
 		}
 		seen[v.ID] = true
-		if opsByType[v.Type] == nil || !v.HSM || len(v.N)+len(v.X)+len(v.Y)+v.E != 0 {
-			return body, "", damaged(errors.New("a version is of a kind that this server does not make"))
+		if opsByType[v.Type] == nil || !v.HSM {
+			return "", damaged(errors.New("a version is of a kind that this server does not make"))
 		}
 		for _, at := range []int64{v.Created, v.Updated} {
 			if at < 0 || at > maxTime {
-				return body, "", damaged(errors.New("a version was made at an impossible time"))
+				return "", damaged(errors.New("a version was made at an impossible time"))
 			}
 		}
 		if err := v.checkAttributes(v.Type); err != nil {
-			return body, "", damaged(err)
+			return "", damaged(err)
 		}
 	}
-	return body, lower, nil
+	return lower, nil
 }
 
 func damaged(cause error) error {

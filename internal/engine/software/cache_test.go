@@ -1,6 +1,7 @@
 package software
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -420,5 +421,43 @@ func TestHeavyWorkUsesTheLanes(t *testing.T) {
 	}
 	for range cap(s.lanes.heavy) {
 		<-s.lanes.heavy
+	}
+}
+
+// A backup of all keys does not drive those out that are in use, and wipes what it opened.
+func TestExportKeepsNothing(t *testing.T) {
+	s := opened(t)
+	ref := func() engine.Ref {
+		made, err := s.Generate(t.Context(), engine.Spec{Type: engine.Oct, Bits: 256}, []byte("b"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return engine.Ref{Type: engine.Oct, Bits: 256, Sealed: made.Sealed, Binding: []byte("b")}
+	}
+	hot, cold := ref(), ref()
+	if _, err := s.Sign(t.Context(), hot, "HS256", nil); err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range []engine.Ref{hot, cold} {
+		if _, err := s.Export(t.Context(), r, make([]byte, engine.SaltSize), []byte("x")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if e, _ := s.cache.get(idOf(cold)); e != nil {
+		t.Error("an exported key was kept open")
+	}
+	e, _ := s.cache.get(idOf(hot))
+	if e == nil || e.gone {
+		t.Fatal("a key in use was dropped because it was exported")
+	}
+	s.cache.release(e)
+	once, err := s.useOnce(t.Context(), cold)
+	if err != nil {
+		t.Fatal(err)
+	}
+	key := once.key.oct.Reveal()
+	s.cache.release(once)
+	if !bytes.Equal(key, make([]byte, len(key))) {
+		t.Error("what was opened for one export was not wiped")
 	}
 }

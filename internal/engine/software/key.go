@@ -195,6 +195,30 @@ func (s *software) use(ctx context.Context, ref engine.Ref, inLane bool) (*entry
 	return e, nil
 }
 
+// useOnce is use for a key that is not kept afterwards, if it was not open before: whoever goes through all keys must
+// not drive those out that are in use.
+func (s *software) useOnce(ctx context.Context, ref engine.Ref) (*entry, error) {
+	if e, _ := s.cache.get(idOf(ref)); e != nil {
+		if same(ref, e.key.spec()) {
+			return e, nil
+		}
+		s.cache.release(e)
+		return nil, engine.ErrTampered
+	}
+	if heavy(ref) {
+		leave, err := s.lanes.enter(ctx)
+		if err != nil {
+			return nil, err
+		}
+		defer leave()
+	}
+	key, err := s.open(ref)
+	if err != nil {
+		return nil, err
+	}
+	return &entry{key: key, users: 1, gone: true}, nil
+}
+
 // usePrivate is use for an operation with the private key: a heavy one has its place in the lanes until done is
 // called, which gives everything back.
 func (s *software) usePrivate(ctx context.Context, ref engine.Ref) (key private, done func(), err error) {

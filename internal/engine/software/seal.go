@@ -91,7 +91,7 @@ func (s *software) Export(ctx context.Context, ref engine.Ref, salt, binding []b
 		return nil, err
 	}
 	// Opening the key, and not only its ciphertext, keeps a record that lies about its type out of backups.
-	e, err := s.use(ctx, ref, false)
+	e, err := s.useOnce(ctx, ref)
 	if err != nil {
 		return nil, err
 	}
