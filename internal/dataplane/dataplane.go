@@ -23,6 +23,7 @@ import (
 
 	"strongroom/internal/access"
 	"strongroom/internal/api"
+	"strongroom/internal/backup"
 	"strongroom/internal/failure"
 	"strongroom/internal/hsm"
 	"strongroom/internal/limit"
@@ -44,6 +45,7 @@ const oldResource = "https://managedhsm.azure.net"
 // Config is what the data plane of all HSMs of one server stands on.
 type Config struct {
 	HSMs     *hsm.Service
+	Backups  *backup.Service // nil: there are none
 	Verifier *access.Verifier
 	// Authorization is the authority that the challenge names: "https://127.0.0.1:8443/<tenant>".
 	Authorization string
@@ -89,6 +91,7 @@ type call struct {
 	query         url.Values
 	body          []byte
 	record        *record.Call
+	backups       *backup.Service
 }
 
 // answer is what goes back. A nil body is an empty one. A secret body is cleared once it is written, as far as its
@@ -262,7 +265,7 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, name string, e *
 		}
 		e.Intended = true
 	}
-	return m.op.run(r.Context(), &call{caller: caller, hsm: target, base: "https://" + r.Host, name: m.name, version: m.version, id: m.id, query: query, body: body, record: e})
+	return m.op.run(r.Context(), &call{caller: caller, hsm: target, base: "https://" + r.Host, name: m.name, version: m.version, id: m.id, query: query, body: body, record: e, backups: h.cfg.Backups})
 }
 
 // authenticate verifies the bearer token. SDK clients send their first request without one, and with the body

@@ -22,6 +22,17 @@ var actions = func() map[string]access.Action {
 		"GET settings/{id}":   access.DefinitionsRead,
 		"PATCH settings/{id}": access.SecurityDomainDownload,
 
+		"POST backup":              access.BackupStart,
+		"POST prebackup":           access.BackupStart,
+		"GET backup/{id}/pending":  access.BackupStatus,
+		"GET backup":               access.BackupStatus,
+		"PUT restore":              access.RestoreStart,
+		"PUT prerestore":           access.RestoreStart,
+		"PUT keys/{name}/restore":  access.RestoreStart,
+		"POST restore/undo":        access.RestoreStart,
+		"GET restore/{id}/pending": access.RestoreStatus,
+		"GET restore":              access.RestoreStatus,
+
 		"GET keys":                              access.KeyRead,
 		"GET keys/{name}":                       access.KeyRead,
 		"GET keys/{name}/{version}":             access.KeyRead,

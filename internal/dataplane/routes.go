@@ -32,6 +32,17 @@ var routes = append(roleRoutes(), []route{
 	{"GET", "settings/{id}", operation{name: "GetSetting", run: getSetting}},
 	{"PATCH", "settings/{id}", operation{name: "UpdateSetting", changes: true, maxBody: smallBody, run: updateSetting}},
 
+	{"POST", "backup", operation{name: "FullBackup", changes: true, maxBody: smallBody, run: startBackup}},
+	{"GET", "backup/{id}/pending", operation{name: "FullBackupStatus", anyVersion: true, run: jobStatus(false)}},
+	{"GET", "backup", operation{name: "ListBackupsAndRestores", run: listJobs}}, // Strongroom's own
+	{"POST", "prebackup", operation{name: "PreFullBackup", changes: true, maxBody: smallBody, run: checkBackup}},
+	{"PUT", "restore", operation{name: "FullRestore", changes: true, maxBody: smallBody, run: startRestore}},
+	{"GET", "restore/{id}/pending", operation{name: "RestoreStatus", anyVersion: true, run: jobStatus(true)}},
+	{"GET", "restore", operation{name: "GetRestorePoint", run: restoreState}},                 // Strongroom's own
+	{"POST", "restore/undo", operation{name: "UndoRestore", changes: true, run: undoRestore}}, // Strongroom's own
+	{"PUT", "prerestore", operation{name: "PreFullRestore", changes: true, maxBody: smallBody, run: checkRestore}},
+	{"PUT", "keys/{name}/restore", operation{name: "SelectiveKeyRestore", changes: true, maxBody: smallBody, run: restoreOneKey}},
+
 	{"GET", "keys", operation{name: "GetKeys", run: listKeys}},
 	{"POST", "keys/restore", operation{name: "RestoreKey", changes: true, maxBody: restoreBody, run: restoreKey}},
 	{"GET", "keys/{name}", operation{name: "GetKey", run: getKey}},

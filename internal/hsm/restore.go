@@ -179,8 +179,8 @@ func (r *Restore) Fill(ctx context.Context, served int64, list []*keys.Restorabl
 }
 
 // Commit writes the rest and puts the new place into use, in one transaction: the one moment in which the restore happens.
-func (r *Restore) Commit(ctx context.Context, c Contents) error {
-	defer r.keys.Close()
+// also is part of it.
+func (r *Restore) Commit(ctx context.Context, c Contents, also func(store.Writer) error) error {
 	if n, _ := access.Administrators(c.Assignments, ""); n == 0 {
 		return failure.Coded(failure.Conflict, "LastAdministrator", "the backup has no Managed HSM Administrator, and without one nobody could download the security domain")
 	}
@@ -207,11 +207,15 @@ func (r *Restore) Commit(ctx context.Context, c Contents) error {
 		now := s.cfg.Now().UTC()
 		rec.Previous = &restorePoint{Job: r.job, Place: rec.Current, Replaced: now}
 		rec.Current, rec.Restoring = rec.Restoring.Place, nil
-		return s.save(w, rec, now)
+		if err := s.save(w, rec, now); err != nil {
+			return err
+		}
+		return also(w)
 	})
 	if err != nil {
 		return store.Failure(err)
 	}
+	r.keys.Close()
 	s.cfg.Log.WarnContext(ctx, "hsm restored from a backup: its keys, roles and settings were replaced", "hsm", r.h.name, "id", r.h.id, "job", r.job)
 	return nil
 }
@@ -252,6 +256,41 @@ func (s *Service) AbandonRestores(ctx context.Context) (map[string]string, error
 		}
 	}
 	return jobs, nil
+}
+
+// SealBackup and OpenBackup are those of the domain's engine (see engine.Engine): for the parts of a backup.
+func (h *HSM) SealBackup(ctx context.Context, salt, header, plaintext []byte) ([]byte, error) {
+	eng, err := h.s.engine(h.id)
+	if err != nil {
+		return nil, err
+	}
+	return eng.SealBackup(ctx, salt, header, plaintext)
+}
+
+// OpenBackup is the way back.
+func (h *HSM) OpenBackup(ctx context.Context, salt, header, sealed []byte) ([]byte, error) {
+	eng, err := h.s.engine(h.id)
+	if err != nil {
+		return nil, err
+	}
+	return eng.OpenBackup(ctx, salt, header, sealed)
+}
+
+// RestoreKey brings one key of a backup back; see keys.Mover. also is part of its transaction.
+func (h *HSM) RestoreKey(ctx context.Context, salt, body []byte, also func(store.Writer) error) (keys.Key, error) {
+	k, err := h.Keys(ctx)
+	if err != nil {
+		return keys.Key{}, err
+	}
+	mover, err := k.Mover()
+	if err != nil {
+		return keys.Key{}, err
+	}
+	one, err := mover.Prepare(ctx, salt, body)
+	if err != nil {
+		return keys.Key{}, err
+	}
+	return mover.RestoreOne(ctx, one, also)
 }
 
 // RestorePoint is what a restore has replaced.

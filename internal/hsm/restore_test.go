@@ -17,6 +17,8 @@ import (
 	"strongroom/internal/store"
 )
 
+func nothingElse(store.Writer) error { return nil }
+
 var restoreSalt = make([]byte, 32)
 
 // taken is what a backup would hold.
@@ -64,7 +66,7 @@ func restore(t testing.TB, h *hsm.HSM, job string, b taken) {
 	if err := fill(t.Context(), r, b); err != nil {
 		t.Fatal(err)
 	}
-	if err := r.Commit(t.Context(), b.contents); err != nil {
+	if err := r.Commit(t.Context(), b.contents, nothingElse); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -312,7 +314,7 @@ func TestRestoreIsAllOrNothing(t *testing.T) {
 					}
 				}
 				if stop > 2 {
-					if err := r.Commit(t.Context(), hsm.Contents{}); !errors.Is(err, failure.Conflict) {
+					if err := r.Commit(t.Context(), hsm.Contents{}, nothingElse); !errors.Is(err, failure.Conflict) {
 						t.Errorf("a backup without an administrator: %v", err)
 					}
 				}
@@ -326,7 +328,7 @@ func TestRestoreIsAllOrNothing(t *testing.T) {
 					if err := r.Abandon(t.Context()); err != nil {
 						t.Fatal(err)
 					}
-					if err := r.Commit(t.Context(), b.contents); !errors.Is(err, failure.Conflict) {
+					if err := r.Commit(t.Context(), b.contents, nothingElse); !errors.Is(err, failure.Conflict) {
 						t.Errorf("a restore that was given up was finished: %v", err)
 					}
 				}

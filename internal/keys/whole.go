@@ -240,7 +240,8 @@ func (k *Keys) fillOne(ctx context.Context, eng engine.Engine, w store.Writer, r
 
 // RestoreOne brings one key of a whole backup back into use, in a transaction of its own, as [Keys.Restore] does with a single-key backup: the name must be
 // free, of a deleted key too. It keeps its rotation policy.
-func (m *Mover) RestoreOne(ctx context.Context, r *Restorable) (Key, error) {
+// also is part of the transaction.
+func (m *Mover) RestoreOne(ctx context.Context, r *Restorable, also func(store.Writer) error) (Key, error) {
 	k, eng := m.k, m.eng
 	if r.deleted != nil {
 		return Key{}, failure.New(failure.Conflict, "key %s is a deleted one in the backup; choose an older backup in which it is in use. Nothing was changed", r.Name)
@@ -262,7 +263,10 @@ func (m *Mover) RestoreOne(ctx context.Context, r *Restorable) (Key, error) {
 		if _, err := put(ctx, eng, w, k.countPath(), countRecord{Keys: count + 1}); err != nil {
 			return err
 		}
-		return k.fillOne(ctx, eng, w, r)
+		if err := k.fillOne(ctx, eng, w, r); err != nil {
+			return err
+		}
+		return also(w)
 	})
 	if err != nil {
 		return Key{}, store.Failure(err)

@@ -1,0 +1,358 @@
+package backup
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"strongroom/internal/access"
+	"strongroom/internal/backupset"
+	"strongroom/internal/engine"
+	"strongroom/internal/failure"
+	"strongroom/internal/hsm"
+	"strongroom/internal/keys"
+	"strongroom/internal/store"
+)
+
+// batch is how many keys one transaction of a restore writes.
+const batch = 500
+
+// source is a backup that was opened for an HSM of its domain.
+type source struct {
+	*backupset.Backup
+	h        *hsm.HSM
+	salt     []byte // under which its keys are exported
+	contents hsm.Contents
+	counts   map[string]int64
+	versions int64
+}
+
+// open reads the manifest of a backup. One of another domain is refused before anything else is looked at.
+func (s *Service) open(ctx context.Context, h *hsm.HSM, j *Job, storage backupset.Storage) (*source, error) {
+	b, err := backupset.Open(ctx, storage, j.Folder)
+	if err != nil {
+		return nil, err
+	}
+	domain, err := h.DomainID()
+	if err != nil {
+		return nil, err
+	}
+	if err := b.CheckDomain(domain); err != nil {
+		return nil, err
+	}
+	return &source{Backup: b, h: h, counts: map[string]int64{}}, nil
+}
+
+// verify reads the whole backup, opens everything and checks everything that can be checked without changing the HSM (B2).
+// key, if not nil, is called with each key.
+func (src *source) verify(ctx context.Context, progress func(backupset.Progress), key func(keys.Copy) error) error {
+	if _, err := src.Verify(ctx, progress); err != nil {
+		return err
+	}
+	for r, err := range src.Records(ctx, src.h) {
+		if err != nil {
+			return err
+		}
+		src.counts[r.Kind]++
+		src.versions += int64(len(r.Versions))
+		if err := src.take(r, key); err != nil {
+			return err
+		}
+	}
+	if src.salt == nil {
+		return wrong("it has no record of its HSM", nil)
+	}
+	return nil
+}
+
+func (src *source) take(r backupset.Record, key func(keys.Copy) error) error {
+	if src.salt == nil && r.Kind != kindHSM {
+		return wrong("its first record is not that of its HSM", nil)
+	}
+	switch r.Kind {
+	case kindHSM:
+		var body hsmBody
+		if err := json.Unmarshal(r.Body, &body); err != nil || len(body.Salt) != engine.SaltSize || src.salt != nil || body.Served < 0 {
+			return wrong("the record of its HSM is none", err)
+		}
+		if body.V != bodyVersion {
+			return failure.New(failure.Unsupported, "the backup has records of version %d, and this server reads %d; use a newer server", body.V, bodyVersion)
+		}
+		src.salt, src.contents.Served = body.Salt, body.Served
+		for name, on := range body.Settings {
+			src.contents.Settings = append(src.contents.Settings, hsm.Setting{Name: name, On: on})
+		}
+	case kindDefinition:
+		var body definitionBody
+		if err := json.Unmarshal(r.Body, &body); err != nil {
+			return wrong("a role definition in it is none", err)
+		}
+		if len(src.contents.Definitions) > access.MaxDefinitions {
+			return wrong("it has too many role definitions", nil)
+		}
+		src.contents.Definitions = append(src.contents.Definitions, access.Role{ID: r.Name, Name: body.Name, Description: body.Description,
+			DataActions: body.DataActions, NotDataActions: body.NotDataActions, Scopes: body.Scopes, Custom: true})
+	case kindAssignment:
+		var body assignmentBody
+		if err := json.Unmarshal(r.Body, &body); err != nil {
+			return wrong("a role assignment in it is none", err)
+		}
+		if len(src.contents.Assignments) > maxAssignments {
+			return wrong("it has too many role assignments", nil)
+		}
+		src.contents.Assignments = append(src.contents.Assignments, access.Assignment{Name: r.Name, PrincipalID: body.Principal, RoleDefinitionID: body.Role, Scope: body.Scope})
+	case kindKey, kindDeletedKey:
+		c, err := keys.ParseCopy(r.Body)
+		if err != nil {
+			return err
+		}
+		if strings.ToLower(c.Name) != r.Name || c.Deleted != (r.Kind == kindDeletedKey) || c.Deleted != r.Deleted || !slices.EqualFunc(c.Versions, r.Versions, alike) {
+			return wrong(fmt.Sprintf("key %s in it is another one than its inventory says", r.Name), nil)
+		}
+		if key != nil {
+			return key(c)
+		}
+	default:
+		return failure.New(failure.Unsupported, "the backup has records of a kind %q that this server does not know; use a newer server", r.Kind)
+	}
+	return nil
+}
+
+const maxAssignments = 20_000
+
+func alike(a keys.CopyVersion, b backupset.Version) bool {
+	return a.ID == b.ID && string(a.Type) == b.Type && a.Bits == b.Bits && a.Curve == b.Curve && a.Enabled == b.Enabled
+}
+
+// wrong is a backup that was signed and sealed by the domain and does not hold together.
+func wrong(what string, cause error) error {
+	return failure.Wrap(failure.BadParameter, cause, "the backup cannot be restored: %s; use another backup. Nothing was changed", what)
+}
+
+// restore brings back a whole backup.
+func (s *Service) restore(ctx context.Context, h *hsm.HSM, j *Job, storage backupset.Storage, progress func(backupset.Progress)) (ended bool, err error) {
+	if err := s.recent(ctx, h); err != nil {
+		return false, err
+	}
+	src, err := s.open(ctx, h, j, storage)
+	if err != nil {
+		return false, err
+	}
+	if err := src.verify(ctx, progress, nil); err != nil {
+		return false, err
+	}
+	r, err := h.BeginRestore(ctx, j.ID)
+	if err != nil {
+		return false, err
+	}
+	defer func() {
+		if err != nil {
+			// The job's context may be what ended it.
+			if e := r.Abandon(context.WithoutCancel(ctx)); e != nil {
+				s.cfg.Log.ErrorContext(ctx, "a restore that failed could not be given up; a restart of the server does that", "hsm", h.Name(), "job", j.ID, "error", e)
+			}
+		}
+	}()
+	if err := s.fill(ctx, src, r); err != nil {
+		return false, err
+	}
+	for _, n := range src.counts {
+		j.Records += n
+	}
+	m := src.Manifest()
+	j.Details = fmt.Sprintf("restored %s, as they were at %s. Roles and role assignments are those of the backup; what was there before can be brought back until %s (restore undo)",
+		tally(src.counts, src.versions), m.Created.Format(time.RFC3339), s.cfg.Now().UTC().Add(hsm.KeepReplaced).Format(time.RFC3339))
+	if _, among := access.Administrators(src.contents.Assignments, j.By); !among {
+		j.Details += ". The caller is no administrator any more"
+	}
+	err = r.Commit(ctx, src.contents, func(w store.Writer) error { return s.succeed(w, h, j) })
+	return err == nil, err
+}
+
+// succeed writes the success of a job down in the transaction that makes it one.
+func (s *Service) succeed(w store.Writer, h *hsm.HSM, j *Job) error {
+	now := s.cfg.Now().UTC()
+	j.Status, j.Ended = Succeeded, &now
+	return s.put(w, h.ID(), *j)
+}
+
+// fill writes all keys into the new place: what one batch needs of computing is done by several at once, while the one
+// before it is written.
+func (s *Service) fill(ctx context.Context, src *source, r *hsm.Restore) error {
+	write := func(bodies [][]byte) error {
+		list := make([]*keys.Restorable, len(bodies))
+		errs := make([]error, workers())
+		var group sync.WaitGroup
+		for n := range workers() {
+			group.Go(func() {
+				for i := n; i < len(bodies) && errs[n] == nil; i += workers() {
+					list[i], errs[n] = r.Prepare(ctx, src.salt, bodies[i])
+				}
+			})
+		}
+		group.Wait()
+		if err := errors.Join(errs...); err != nil {
+			return firstOf(errs)
+		}
+		return r.Fill(ctx, src.contents.Served, list)
+	}
+	var bodies [][]byte
+	size := 0
+	for rec, err := range src.Records(ctx, src.h) {
+		if err != nil {
+			return err
+		}
+		if rec.Kind != kindKey && rec.Kind != kindDeletedKey {
+			continue
+		}
+		bodies, size = append(bodies, rec.Body), size+len(rec.Body)
+		if len(bodies) == batch || size > 4<<20 {
+			if err := write(bodies); err != nil {
+				return err
+			}
+			bodies, size = nil, 0
+		}
+	}
+	return write(bodies)
+}
+
+func firstOf(errs []error) error {
+	for _, err := range errs {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// recent is Azure's rule, where it is wanted: the HSM that a restore would replace was backed up itself, not just now.
+func (s *Service) recent(ctx context.Context, h *hsm.HSM) error {
+	if s.cfg.RecentBackup == 0 {
+		return nil
+	}
+	var list []Job
+	err := s.cfg.Store.View(ctx, func(r store.Reader) (err error) {
+		list, err = s.jobs(r, h.ID())
+		return err
+	})
+	if err != nil {
+		return store.Failure(err)
+	}
+	latest := s.cfg.Now().Add(-s.cfg.RecentBackup)
+	for _, j := range list {
+		if j.Kind == FullBackup && j.Status == Succeeded && !j.Ended.After(latest) {
+			return nil
+		}
+	}
+	return failure.Coded(failure.Conflict, "BackupRequired", "a restore replaces everything, and this server wants a full backup of the HSM that is at least %s old before it; take one, and wait", s.cfg.RecentBackup)
+}
+
+// checkRestore does all of a restore but the changing, and says what it would change.
+func (s *Service) checkRestore(ctx context.Context, h *hsm.HSM, j *Job, storage backupset.Storage, progress func(backupset.Progress)) (bool, error) {
+	if err := s.recent(ctx, h); err != nil {
+		return false, err
+	}
+	src, err := s.open(ctx, h, j, storage)
+	if err != nil {
+		return false, err
+	}
+	var added, changed, removed names
+	same := int64(0)
+	there := map[string]bool{}
+	err = h.Snapshot(ctx, func(snap *hsm.Snapshot) error {
+		err := src.verify(ctx, progress, func(c keys.Copy) error {
+			there[strings.ToLower(c.Name)] = true
+			found, alike, err := snap.Same(ctx, c)
+			switch {
+			case err != nil:
+				return err
+			case !found:
+				added.add(c.Name)
+			case !alike:
+				changed.add(c.Name)
+			default:
+				same++
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		return snap.Names(ctx, func(name string) error {
+			if !there[strings.ToLower(name)] {
+				removed.add(name)
+			}
+			return nil
+		})
+	})
+	if err != nil {
+		return false, err
+	}
+	j.Details = fmt.Sprintf("the backup of %s can be restored, with %s. It would add %s, give %s other versions, remove %s, and leave %s with the versions that they have",
+		src.Manifest().Created.Format(time.RFC3339), tally(src.counts, src.versions), added.text(), changed.text(), removed.text(), plural(same, "key"))
+	switch n, among := access.Administrators(src.contents.Assignments, j.By); {
+	case n == 0:
+		return false, failure.Coded(failure.Conflict, "LastAdministrator", "the backup has no Managed HSM Administrator, and without one nobody could download the security domain")
+	case !among:
+		j.Details += ". WARNING: the caller would not be an administrator afterwards"
+	}
+	return false, nil
+}
+
+// names are counted, and the first of them remembered.
+type names struct {
+	n     int64
+	first []string
+}
+
+func (n *names) add(name string) {
+	if n.n++; len(n.first) < 10 {
+		n.first = append(n.first, name)
+	}
+}
+
+func (n *names) text() string {
+	if n.n == 0 {
+		return "no key"
+	}
+	more := ""
+	if n.n > int64(len(n.first)) {
+		more = " …"
+	}
+	return fmt.Sprintf("%s (%s%s)", plural(n.n, "key"), strings.Join(n.first, ", "), more)
+}
+
+// restoreKey brings one key back from a whole backup.
+func (s *Service) restoreKey(ctx context.Context, h *hsm.HSM, j *Job, storage backupset.Storage, progress func(backupset.Progress)) (bool, error) {
+	src, err := s.open(ctx, h, j, storage)
+	if err != nil {
+		return false, err
+	}
+	var found []byte
+	err = src.verify(ctx, progress, func(c keys.Copy) error {
+		if strings.EqualFold(c.Name, j.Key) {
+			found = slices.Clone(c.Body)
+		}
+		return nil
+	})
+	if err != nil {
+		return false, err
+	}
+	if found == nil {
+		return false, failure.Coded(failure.NotFound, "KeyNotFound", "the backup has no key %s; its inventory shows what it has", j.Key)
+	}
+	c, err := keys.ParseCopy(found)
+	if err != nil {
+		return false, err
+	}
+	j.Records = 1
+	// The words of the service, which counts so.
+	j.Details = fmt.Sprintf("Number of successful key versions restored: %d, Number of key versions could not overwrite: 0", len(c.Versions))
+	_, err = h.RestoreKey(ctx, src.salt, found, func(w store.Writer) error { return s.succeed(w, h, j) })
+	return err == nil, err
+}

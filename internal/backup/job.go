@@ -1,0 +1,211 @@
+package backup
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"time"
+
+	"strongroom/internal/failure"
+	"strongroom/internal/store"
+	"strongroom/secret"
+)
+
+// Kind is what a job does.
+type Kind string
+
+// The kinds of jobs.
+const (
+	FullBackup   Kind = "backup"
+	FullRestore  Kind = "restore"
+	KeyRestore   Kind = "key-restore"
+	CheckBackup  Kind = "prebackup"
+	CheckRestore Kind = "prerestore"
+)
+
+// restores reports whether a job of the kind is one of the restore routes.
+func (k Kind) restores() bool { return k == FullRestore || k == KeyRestore || k == CheckRestore }
+
+// Status of a job.
+type Status string
+
+// How a job stands, in the words of the protocol.
+const (
+	InProgress Status = "InProgress"
+	Succeeded  Status = "Succeeded"
+	Failed     Status = "Failed"
+)
+
+// Job is one backup or restore, and how it stands.
+//
+//	hsm/<id>/job/<job>    seal.Wrap of this as JSON, bound to that key
+//
+// It holds no token: who reads jobs must not get the store of backups (B4).
+type Job struct {
+	V       int        `json:"v"`
+	ID      string     `json:"id"` // 32 hexadecimal digits
+	Kind    Kind       `json:"kind"`
+	Status  Status     `json:"status"`
+	Started time.Time  `json:"started"`
+	Ended   *time.Time `json:"ended,omitempty"`
+	Target  string     `json:"target"`           // URI of the place, as the caller wrote it
+	Folder  string     `json:"folder,omitempty"` // of the backup, in the place
+	Key     string     `json:"key,omitempty"`    // of a key restore
+	By      string     `json:"by"`               // principal
+	Details string     `json:"details,omitempty"`
+	Code    string     `json:"code,omitempty"` // of a failure
+	Message string     `json:"message,omitempty"`
+	Records int64      `json:"records,omitempty"`
+}
+
+const (
+	jobVersion = 1
+	maxJobs    = 100 // that are remembered of one HSM
+)
+
+func jobPrefix(hsmID string) string  { return "hsm/" + hsmID + "/job/" }
+func jobKey(hsmID, id string) string { return jobPrefix(hsmID) + id }
+
+func newJobID() (string, error) {
+	var id [16]byte
+	if _, err := io.ReadFull(rand.Reader, id[:]); err != nil {
+		return "", failure.Wrap(failure.Unavailable, err, "there is no randomness for a job; try again")
+	}
+	return hex.EncodeToString(id[:]), nil
+}
+
+func isJobID(id string) bool {
+	b, err := hex.DecodeString(id)
+	return err == nil && len(b) == 16 && strings.ToLower(id) == id
+}
+
+func (s *Service) put(w store.Writer, hsmID string, j Job) error {
+	j.V = jobVersion
+	text, err := json.Marshal(j)
+	if err != nil {
+		return failure.Wrap(failure.Internal, err, "a job cannot be written")
+	}
+	sealed, err := s.cfg.Seal.Wrap(secret.Take(text), jobKey(hsmID, j.ID))
+	if err != nil {
+		return failure.Wrap(failure.Internal, err, "a job cannot be sealed")
+	}
+	w.Put(jobKey(hsmID, j.ID), sealed)
+	return nil
+}
+
+func (s *Service) read(key string, sealed []byte) (j Job, err error) {
+	text, err := s.cfg.Seal.Unwrap(sealed, key)
+	if err == nil {
+		err = json.Unmarshal(text.Reveal(), &j)
+	}
+	switch {
+	case err != nil:
+		return Job{}, failure.Wrap(failure.Tampered, err, "the record of a backup or restore was changed or moved in the database; restore the database from a copy")
+	case j.V != jobVersion:
+		return Job{}, failure.New(failure.Unsupported, "the record of a backup or restore has version %d and this program knows %d; run the program that wrote it", j.V, jobVersion)
+	}
+	return j, nil
+}
+
+// jobs are all that are remembered of an HSM, the newest first.
+func (s *Service) jobs(r store.Reader, hsmID string) (list []Job, err error) {
+	for key, sealed := range r.Scan(jobPrefix(hsmID), "") {
+		j, err := s.read(key, sealed)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, j)
+	}
+	slices.SortStableFunc(list, func(a, b Job) int { return b.Started.Compare(a.Started) })
+	return list, nil
+}
+
+// begin writes a new job down, and forgets the oldest beyond the limit.
+func (s *Service) begin(ctx context.Context, hsmID string, j Job) error {
+	return store.Failure(s.cfg.Store.Update(ctx, func(w store.Writer) error {
+		list, err := s.jobs(w, hsmID)
+		if err != nil {
+			return err
+		}
+		for i, old := range list {
+			if i >= maxJobs-1 {
+				w.Delete(jobKey(hsmID, old.ID))
+			}
+		}
+		return s.put(w, hsmID, j)
+	}))
+}
+
+// end writes down how a job ended. cause is nil if it went well.
+func (s *Service) end(hsmID string, j Job, cause error) (Job, error) {
+	now := s.cfg.Now().UTC()
+	j.Ended, j.Status = &now, Succeeded
+	if cause != nil {
+		j.Status = Failed
+		j.Code, j.Message = describe(cause)
+	}
+	// Not under the job's context: that may be what ended it.
+	err := s.cfg.Store.Update(context.Background(), func(w store.Writer) error { return s.put(w, hsmID, j) })
+	return j, store.Failure(err)
+}
+
+// describe is what the caller is told of a failure. What is none of ours is not shown: it may quote a token.
+func describe(err error) (code, message string) {
+	if f, ok := errors.AsType[*failure.Error](err); ok {
+		code = f.Code
+		if code == "" {
+			code = strings.ReplaceAll(strings.Title(string(f.Kind)), " ", "") //nolint:staticcheck // ASCII words of our own
+		}
+		return code, f.Message
+	}
+	if errors.Is(err, context.Canceled) {
+		return "Interrupted", "the server was stopped before it was done; nothing was changed, start it again"
+	}
+	return "InternalError", "it failed for a reason that is in the server's log; nothing was changed"
+}
+
+// Recover ends what an earlier process did not finish, so that nobody waits for it. The server calls it before it serves.
+func (s *Service) Recover(ctx context.Context) error {
+	if _, err := s.cfg.HSMs.AbandonRestores(ctx); err != nil {
+		return err
+	}
+	living, deleted, err := s.cfg.HSMs.ListAll(ctx)
+	if err != nil {
+		return err
+	}
+	for _, info := range slices.Concat(living, deleted) {
+		err := s.cfg.Store.Update(ctx, func(w store.Writer) error {
+			list, err := s.jobs(w, info.ID)
+			if err != nil {
+				s.cfg.Log.ErrorContext(ctx, "the jobs of an HSM cannot be read", "hsm", info.Name, "error", err)
+				return nil
+			}
+			for _, j := range list {
+				if j.Status != InProgress {
+					continue
+				}
+				now := s.cfg.Now().UTC()
+				j.Status, j.Ended, j.Code = Failed, &now, "Interrupted"
+				j.Message = "the server was stopped before it was done; nothing was changed, start it again"
+				if j.Kind == FullBackup {
+					j.Message = fmt.Sprintf("the server was stopped before it was done; the folder %s is unfinished, start a new backup", j.Folder)
+				}
+				s.cfg.Log.WarnContext(ctx, "a job was interrupted", "hsm", info.Name, "job", j.ID, "kind", string(j.Kind))
+				if err := s.put(w, info.ID, j); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			return store.Failure(err)
+		}
+	}
+	return nil
+}
