@@ -505,7 +505,7 @@ func (h *Handler) writeError(ctx context.Context, w http.ResponseWriter, r *http
 	writeBody(w, e.Status, out)
 }
 
-// retryAfter is when whoever is refused for now should come back.
+// retryAfter is when whoever is throttled, or finds the server busy, should come back.
 var retryAfter = strconv.Itoa(int(limit.RetryAfter / time.Second))
 
 func writeBody(w http.ResponseWriter, status int, body []byte) {
