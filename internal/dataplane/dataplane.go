@@ -490,12 +490,15 @@ func encode(body any) []byte {
 	return out
 }
 
-// writeError is the only place that writes a status of 400 or more.
+// writeError is the only place that writes a status of 400 or more. What a stranger is refused is logged for debugging
+// only, or anybody could fill the disk of the log.
 func (h *Handler) writeError(ctx context.Context, w http.ResponseWriter, r *http.Request, e *record.Call, err error, body api.ErrorBody) {
 	switch {
+	case e.Caller.ObjectID == "" && e.Status != http.StatusInternalServerError: // also 503, while an issuer is down
+		h.cfg.Log.DebugContext(ctx, "request of a stranger refused", "request", e.Request, "method", printableMethod(r.Method), "status", e.Status, "code", body.Error.Code, "error", err)
 	case e.Status >= 500:
 		h.cfg.Log.ErrorContext(ctx, "request failed", "request", e.Request, "operation", e.Operation, "method", printableMethod(r.Method), "status", e.Status, "error", err)
-	case e.Status != http.StatusUnauthorized:
+	default:
 		h.cfg.Log.InfoContext(ctx, "request refused", "request", e.Request, "operation", e.Operation, "method", printableMethod(r.Method), "status", e.Status, "code", body.Error.Code)
 	}
 	if errors.Is(err, failure.Throttled) || errors.Is(err, failure.Unavailable) {

@@ -3,6 +3,8 @@ package dataplane_test
 import (
 	"context"
 	"encoding/json"
+	"log/slog"
+	"net/http"
 	"strings"
 	"sync"
 	"testing"
@@ -154,6 +156,51 @@ func TestRateLimit(t *testing.T) {
 	f.now = f.now.Add(time.Second)
 	if got := list(adminID); got != 200 {
 		t.Errorf("a second later: %d", got)
+	}
+}
+
+// A stranger does not fill the log, whatever is wrong with what it sends; who is known is in it.
+func TestStrangersAreNotLogged(t *testing.T) {
+	f, c := newFixture(t, "alpha"), &clerk{}
+	f.activate("alpha")
+	f.logs.Reset()
+	f.level.Set(slog.LevelInfo)
+	plane := dataplane.New(f.config)
+	served, refused := f.handler, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		plane.Refuse(w, r, failure.New(failure.Misdirected, "no HSM has this address"))
+	})
+	for _, row := range []struct {
+		handler http.Handler
+		request request
+		status  int
+	}{
+		{served, request{method: "GET", path: "/keys", token: "none"}, 401},
+		{served, request{method: "GET", path: "/keys", token: "nobody"}, 401},
+		{served, request{method: "GET", path: "/keys", token: f.token(map[string]any{"exp": f.now.Add(-time.Hour).Unix()})}, 401},
+		{served, request{method: "GET", path: "/keys/%63anary", token: "none"}, 400},
+		{served, request{method: "GET", path: "/keys", query: "a=1&a=2", token: "none"}, 400},
+		{served, request{method: "GET", path: "/keys", token: "none", header: map[string]string{"X-HTTP-Method": "DELETE"}}, 400},
+		{refused, request{method: "GET", path: "/keys"}, 421},
+	} {
+		f.handler = row.handler
+		if w := f.do(row.request); w.Code != row.status {
+			t.Errorf("%+v: %d, want %d", row.request, w.Code, row.status)
+		}
+	}
+	c.noEnd = true
+	f.configure(func(cfg *dataplane.Config) { cfg.Recorder = c })
+	if w := f.do(request{method: "GET", path: "/keys", token: "none"}); w.Code != 503 {
+		t.Errorf("a stranger who cannot be recorded: %d", w.Code)
+	}
+	if f.logs.Len() > 0 {
+		t.Errorf("strangers are logged:\n%s", &f.logs)
+	}
+	if f.do(request{method: "GET", path: "/keys"}); !strings.Contains(f.logs.String(), "status=503") {
+		t.Errorf("a failure for somebody known is not logged: %q", &f.logs)
+	}
+	c.noEnd = false
+	if f.do(request{method: "GET", path: "/keys", token: f.token(map[string]any{"oid": lowID, "sub": lowID})}); !strings.Contains(f.logs.String(), "AccessDenied") {
+		t.Errorf("a refusal of somebody known is not logged: %q", &f.logs)
 	}
 }
 
