@@ -127,12 +127,10 @@ func (h *Handler) respond(w http.ResponseWriter, r *http.Request, serve func(e *
 		defer h.cfg.Metrics.Begin()()
 	}
 	defer func() {
-		if p := recover(); p != nil { // the server answers it, and there is no answer without a record
-			e.Status, e.Code = http.StatusInternalServerError, "InternalServerError"
-			if h.cfg.Recorder != nil {
-				_ = h.cfg.Recorder.Outcome(context.WithoutCancel(r.Context()), e)
-			}
-			panic(p)
+		if p := recover(); p != nil {
+			e.Took = h.cfg.Now().Sub(started)
+			record.Panicked(r.Context(), h.cfg.Recorder, e)
+			panic(p) // for the server, which answers it
 		}
 	}()
 	a, err := serve(e)

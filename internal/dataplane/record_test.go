@@ -131,6 +131,27 @@ func TestEveryCallIsRecorded(t *testing.T) {
 	}
 }
 
+// Covers L1, R4: a call that panics is recorded before anybody answers it, and the panic goes on to the server.
+func TestAPanicIsRecorded(t *testing.T) {
+	f, c := newFixture(t, "alpha"), &clerk{}
+	f.configure(func(cfg *dataplane.Config) { cfg.Recorder, cfg.HSMs = c, nil })
+	caught := func() (p any) {
+		defer func() { p = recover() }()
+		f.do(request{method: "GET", path: "/keys/k"})
+		return nil
+	}
+	if caught() == nil {
+		t.Fatal("nothing panicked")
+	}
+	if len(c.ended) != 1 || c.ended[0].Operation != "GetKey" || c.ended[0].Key != "k" || c.ended[0].Caller.ObjectID != adminID || c.ended[0].Status != 500 || c.ended[0].Code != "InternalServerError" {
+		t.Errorf("recorded: %+v", c.ended)
+	}
+	f.configure(func(cfg *dataplane.Config) { cfg.Recorder = nil })
+	if caught() == nil {
+		t.Error("without a recorder, nothing panicked")
+	}
+}
+
 // Whoever asks too often is told when to come back, and others do not notice.
 func TestRateLimit(t *testing.T) {
 	f := newFixture(t, "alpha")

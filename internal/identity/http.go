@@ -54,6 +54,14 @@ func (i *Issuer) serve(w http.ResponseWriter, r *http.Request) {
 	}
 	c := &record.Call{Request: trace, Source: record.Source(r.RemoteAddr), Operation: rt.kind.name(), Status: http.StatusOK}
 	began := i.cfg.Now()
+	defer func() {
+		if p := recover(); p != nil {
+			if c.Operation != "" {
+				record.Panicked(r.Context(), i.records, c)
+			}
+			panic(p) // for the server, which answers it
+		}
+	}()
 	body, err := i.answer(w, r, rt, tenant, c)
 	var refusal *oauthError
 	if err != nil {

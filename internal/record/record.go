@@ -6,6 +6,7 @@ package record
 import (
 	"context"
 	"net"
+	"net/http"
 	"time"
 
 	"strongroom/internal/access"
@@ -34,6 +35,15 @@ type Recorder interface {
 	// it stands before does not happen: the caller gets its error instead.
 	Intent(ctx context.Context, c *Call) error
 	Outcome(ctx context.Context, c *Call) error
+}
+
+// Panicked keeps the outcome of a call that ends in a panic: it is answered, by whoever catches it, and there is no answer
+// without a record. r may be nil.
+func Panicked(ctx context.Context, r Recorder, c *Call) {
+	c.Status, c.Code = http.StatusInternalServerError, "InternalServerError"
+	if r != nil {
+		_ = r.Outcome(context.WithoutCancel(ctx), c) // nobody is left to be told; the log of records says so by itself
+	}
 }
 
 // Source is the address of a peer without its port.
