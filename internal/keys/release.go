@@ -21,6 +21,9 @@ type ReleaseParams struct {
 	Target string
 	// Encryption is the way of wrapping, one of engine.RSAAESKeyWrap and its likes; "" means engine.RSAAESKeyWrap.
 	Encryption string
+	// Attested is told, once a token is verified, which authority vouches for it and the thumbprint of the key that it
+	// names (RFC 7638; "" where it names none), for the record, whatever comes of the release. Optional.
+	Attested func(authority, recipient string)
 	// Payload makes what is signed of the key, as it is known outside, and its wrapped form.
 	Payload func(Key, Released) ([]byte, error)
 }
@@ -62,6 +65,13 @@ func (k *Keys) Release(ctx context.Context, caller access.Caller, name, version 
 	if err != nil {
 		return nil, err
 	}
+	if p.Attested != nil {
+		named := ""
+		if to, err := release.Recipient(attested.Claims); err == nil {
+			named = to.Thumbprint()
+		}
+		p.Attested(attested.Authority, named)
+	}
 	// That may have waited for the authority's keys, and what was answered meanwhile counts: a right that was taken, a
 	// key that was disabled or deleted, a policy that became narrower. So everything is asked again.
 	if eng, lower, err = k.enterKey(ctx, caller, access.KeyRelease, name); err != nil {
@@ -90,7 +100,7 @@ func (k *Keys) Release(ctx context.Context, caller access.Caller, name, version 
 	if jws, _, err = k.cfg.Statement(ctx, releaseType, payload); err != nil {
 		return nil, err
 	}
-	k.cfg.Log.InfoContext(ctx, "key released", "hsm_id", k.cfg.HSM, "key", rec.Name, "version", v.ID, "caller", caller.ObjectID, "authority", attested.Authority)
+	k.cfg.Log.InfoContext(ctx, "key released", "hsm_id", k.cfg.HSM, "key", rec.Name, "version", v.ID, "caller", caller.ObjectID, "authority", attested.Authority, "recipient", to.Thumbprint())
 	return jws, nil
 }
 

@@ -24,6 +24,7 @@ type Call struct {
 	Changes                bool          // it changes something that outlasts the call
 	Intended               bool          // the intent is recorded
 	Key, Version           string        // as used; from the path until then
+	Authority, Recipient   string        // of a release: the attestation authority, and the RFC 7638 thumbprint of the key that it attested
 	Status                 int           // 0 in an intent
 	Code                   string        // of the error
 	Took                   time.Duration
