@@ -33,6 +33,7 @@ import (
 	"strongroom/internal/failure"
 	"strongroom/internal/hsm"
 	"strongroom/internal/identity"
+	"strongroom/internal/limit"
 	"strongroom/internal/metrics"
 	"strongroom/internal/pki"
 	"strongroom/internal/seal"
@@ -59,6 +60,7 @@ type Server struct {
 	data       *dataplane.Handler
 	verifier   *access.Verifier
 	metrics    *metrics.Metrics
+	limits     *limit.Limiter                  // one for both planes: a principal has one rate
 	audit      *auditor                        // nil where the configuration turns it off
 	newAudit   bool                            // Options.NewAuditLog
 	wrap       func(http.Handler) http.Handler // Options.WrapDataPlane
@@ -410,13 +412,13 @@ func (s *Server) wire(ctx context.Context) error {
 	}
 	s.verifier = verifier
 	s.metrics = metrics.New(s.sources(s.version))
-	limits := s.cfg.limiter() // one for both planes: a principal has one rate
+	s.limits = s.cfg.limiter()
 	s.data = dataplane.New(dataplane.Config{HSMs: s.hsms, Verifier: verifier, Authorization: s.base + "/" + s.meta.tenant, Region: s.cfg.Location, Log: s.log, Now: time.Now,
-		Limits: limits, Metrics: s.metrics, Recorder: s.audit.recorder(audit.PlaneData)})
+		Limits: s.limits, Metrics: s.metrics, Recorder: s.audit.recorder(audit.PlaneData)})
 	arm, err := controlplane.New(controlplane.Config{
 		Service: &provisioner{s: s}, Verifier: verifier, BaseURLs: s.bases(), Tenant: s.meta.tenant, Subscription: s.meta.subscription, SubscriptionName: "Strongroom",
 		ResourceGroup: defaultGroup, Location: s.cfg.Location, MHSMSuffix: s.hsmSuffix(), Log: s.log,
-		Limits: limits, Recorder: s.audit.recorder(audit.PlaneControl),
+		Limits: s.limits, Recorder: s.audit.recorder(audit.PlaneControl),
 	})
 	if err != nil {
 		return err
