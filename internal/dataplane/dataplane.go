@@ -71,11 +71,12 @@ func New(cfg Config) *Handler {
 
 // operation is one line of behaviour: its bounds and what it does.
 type operation struct {
-	name       string        // for records and metrics: the operation's name in the REST reference, or one like them
-	action     access.Action // set by newRouter from the table of actions
-	changes    bool          // something that outlasts the call: state, or who has it
-	maxBody    int64         // bytes; 0 means the operation takes no body, and one that is sent is ignored
-	anyVersion bool          // status routes: clients poll the URL as given, without api-version
+	name       string                                                            // for records and metrics: the operation's name in the REST reference, or one like them
+	action     access.Action                                                     // set by newRouter from the table of actions
+	changes    bool                                                              // something that outlasts the call: state, or who has it
+	maxBody    int64                                                             // bytes; 0 means the operation takes no body, and one that is sent is ignored
+	anyVersion bool                                                              // status routes: clients poll the URL as given, without api-version
+	may        func(h *hsm.HSM, ctx context.Context, caller access.Caller) error // of one that changes something; nil: by action and scope
 	run        func(ctx context.Context, c *call) (answer, error)
 }
 
@@ -182,8 +183,8 @@ var fixedHeaders = []struct {
 	{"Content-Security-Policy", []string{"default-src 'self'"}},
 }
 
-// serve is the order of every request: path, host, token, rate, route, version, body, HSM, place, token again, record,
-// operation.
+// serve is the order of every request: path, host, token, rate, route, version, body, HSM, place, token again, right,
+// record, operation.
 func (h *Handler) serve(w http.ResponseWriter, r *http.Request, name string, e *record.Call) (answer, error) {
 	if r.Header.Get("X-Http-Method") != "" || r.Header.Get("X-Http-Method-Override") != "" || r.Header.Get("X-Http-Request") != "" {
 		return answer{}, failure.New(failure.BadParameter, "a method override header is not accepted; send the method itself")
@@ -254,13 +255,32 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, name string, e *
 	if caller, err = h.authenticate(w, r, resource); err != nil {
 		return answer{}, err
 	}
-	if m.op.changes && h.cfg.Recorder != nil {
-		if err := h.cfg.Recorder.Intent(r.Context(), e); err != nil {
+	if m.op.changes {
+		// Whoever may not, begins nothing and has no intent: a refusal is one record. What is done is decided where it is
+		// done, which asks again.
+		if err := m.may(r.Context(), target, caller); err != nil {
 			return answer{}, err
 		}
-		e.Intended = true
+		if h.cfg.Recorder != nil {
+			if err := h.cfg.Recorder.Intent(r.Context(), e); err != nil {
+				return answer{}, err
+			}
+			e.Intended = true
+		}
 	}
 	return m.op.run(r.Context(), &call{caller: caller, hsm: target, base: "https://" + r.Host, name: m.name, version: m.version, id: m.id, query: query, body: body, record: e})
+}
+
+// may asks whether a caller may begin an operation.
+func (m *match) may(ctx context.Context, target *hsm.HSM, caller access.Caller) error {
+	if m.op.may != nil {
+		return m.op.may(target, ctx, caller)
+	}
+	scope := m.scope
+	if scope == "" {
+		scope = access.ScopeKey(m.name)
+	}
+	return target.May(ctx, caller, m.action, scope)
 }
 
 // authenticate verifies the bearer token. SDK clients send their first request without one, and with the body

@@ -25,6 +25,7 @@ type clerk struct {
 	mu              sync.Mutex
 	intents, ended  []record.Call
 	noIntent, noEnd bool
+	atIntent        func() // nil: nothing happens
 }
 
 func (c *clerk) keep(list *[]record.Call, e *record.Call, broken bool) error {
@@ -38,6 +39,9 @@ func (c *clerk) keep(list *[]record.Call, e *record.Call, broken bool) error {
 }
 
 func (c *clerk) Intent(_ context.Context, e *record.Call) error {
+	if c.atIntent != nil {
+		c.atIntent()
+	}
 	return c.keep(&c.intents, e, c.noIntent)
 }
 
