@@ -185,8 +185,7 @@ func (p *Plane) serveHTTP(w http.ResponseWriter, r *http.Request) {
 	defer func() {
 		if v := recover(); v != nil {
 			e.Took = time.Since(started)
-			record.Panicked(r.Context(), p.cfg.Recorder, e)
-			panic(v) // for the server, which answers it
+			panic(record.Panicked(r.Context(), p.cfg.Recorder, e, v))
 		}
 	}()
 	a, err := p.serve(w, r, e)

@@ -99,6 +99,10 @@ func TestAPanicIsRecorded(t *testing.T) {
 	} else if len(c.intents) != 1 || c.intents[0].Request != c.outcomes[0].Request {
 		t.Errorf("intents: %+v", c.intents)
 	}
+	c.noEnd = true
+	if _, silent := caught().(record.Unrecorded); !silent {
+		t.Error("a call that cannot be recorded may be answered")
+	}
 	f.plane.cfg.Recorder = nil
 	if caught() == nil {
 		t.Error("without a recorder, nothing panicked")

@@ -130,8 +130,7 @@ func (h *Handler) respond(w http.ResponseWriter, r *http.Request, serve func(e *
 	defer func() {
 		if p := recover(); p != nil {
 			e.Took = h.cfg.Now().Sub(started)
-			record.Panicked(r.Context(), h.cfg.Recorder, e)
-			panic(p) // for the server, which answers it
+			panic(record.Panicked(r.Context(), h.cfg.Recorder, e, p))
 		}
 	}()
 	a, err := serve(e)

@@ -231,6 +231,10 @@ func TestAPanicIsRecorded(t *testing.T) {
 	if len(c.ended) != 1 || c.ended[0].Operation != "GetKey" || c.ended[0].Key != "k" || c.ended[0].Caller.ObjectID != adminID || c.ended[0].Status != 500 || c.ended[0].Code != "InternalServerError" {
 		t.Errorf("recorded: %+v", c.ended)
 	}
+	c.noEnd = true
+	if _, silent := caught().(record.Unrecorded); !silent {
+		t.Error("a call that cannot be recorded may be answered")
+	}
 	f.configure(func(cfg *dataplane.Config) { cfg.Recorder = nil })
 	if caught() == nil {
 		t.Error("without a recorder, nothing panicked")

@@ -57,9 +57,9 @@ func (i *Issuer) serve(w http.ResponseWriter, r *http.Request) {
 	defer func() {
 		if p := recover(); p != nil {
 			if c.Operation != "" {
-				record.Panicked(r.Context(), i.records, c)
+				p = record.Panicked(r.Context(), i.records, c, p)
 			}
-			panic(p) // for the server, which answers it
+			panic(p)
 		}
 	}()
 	body, err := i.answer(w, r, rt, tenant, c)

@@ -38,14 +38,18 @@ type Recorder interface {
 	Outcome(ctx context.Context, c *Call) error
 }
 
-// Panicked keeps the outcome of a call that ends in a panic: it is answered, by whoever catches it, and there is no answer
-// without a record. r may be nil.
-func Panicked(ctx context.Context, r Recorder, c *Call) {
+// Panicked keeps the outcome of a call that ends in the panic p, and returns what to panic with for the server, which
+// answers it: p or, as there is no answer without a record, an [Unrecorded]. r may be nil.
+func Panicked(ctx context.Context, r Recorder, c *Call, p any) any {
 	c.Status, c.Code = http.StatusInternalServerError, "InternalServerError"
-	if r != nil {
-		_ = r.Outcome(context.WithoutCancel(ctx), c) // nobody is left to be told; the log of records says so by itself
+	if r != nil && r.Outcome(context.WithoutCancel(ctx), c) != nil {
+		return Unrecorded{p}
 	}
+	return p
 }
+
+// Unrecorded is a panic whose call could not be recorded. It must not be answered.
+type Unrecorded struct{ Panic any }
 
 // Source is the address of a peer without its port.
 func Source(remote string) string {

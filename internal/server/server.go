@@ -36,6 +36,7 @@ import (
 	"strongroom/internal/limit"
 	"strongroom/internal/metrics"
 	"strongroom/internal/pki"
+	"strongroom/internal/record"
 	"strongroom/internal/seal"
 	"strongroom/internal/store"
 	"strongroom/internal/store/bolt"
@@ -734,13 +735,24 @@ func (s *Server) health(w http.ResponseWriter, r *http.Request) {
 func (s *Server) guard(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		defer func() {
-			if p := recover(); p != nil && p != http.ErrAbortHandler {
+			p := recover()
+			if p == nil {
+				return
+			}
+			unrecorded, silent := p.(record.Unrecorded)
+			if silent {
+				p = unrecorded.Panic
+			}
+			if p != http.ErrAbortHandler {
 				// The value of a panic may hold anything; its type and place are enough to find it.
 				s.log.ErrorContext(r.Context(), "a request panicked", "type", fmt.Sprintf("%T", p), "stack", stack())
-				w.Header().Set("Content-Type", "application/json; charset=utf-8")
-				w.WriteHeader(http.StatusInternalServerError)
-				_, _ = io.WriteString(w, `{"error":{"code":"InternalServerError","message":"the server failed; its log has the cause"}}`)
 			}
+			if silent || p == http.ErrAbortHandler {
+				panic(http.ErrAbortHandler) // net/http cuts the connection; without it, what was written so far would be a good answer
+			}
+			w.Header().Set("Content-Type", "application/json; charset=utf-8")
+			w.WriteHeader(http.StatusInternalServerError)
+			_, _ = io.WriteString(w, `{"error":{"code":"InternalServerError","message":"the server failed; its log has the cause"}}`)
 		}()
 		next.ServeHTTP(w, r)
 	})
