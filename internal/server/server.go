@@ -371,7 +371,7 @@ func (s *Server) wire(ctx context.Context) error {
 		}
 		s.issuer = issuer
 		issuers = append(issuers, issuer.Issuers()...)
-		s.log.WarnContext(ctx, "the embedded token issuer is on: whoever holds a client secret of it is that client", "authority", s.base)
+		s.log.WarnContext(ctx, "the embedded token issuer is on: whoever holds a client secret of it is that client, and whoever holds a password is that user", "authority", s.base)
 	}
 	for _, i := range s.cfg.Issuers {
 		issuer, err := access.OpenIssuer(access.IssuerConfig{URL: i.URL, Algorithms: i.Algorithms, Prefix: i.PrincipalPrefix, Groups: i.Groups, Now: time.Now, Log: s.log})
