@@ -69,6 +69,10 @@ var examples = map[string][]string{
 	"identity app list":      {"strongroom identity app list --data ./data --output json"},
 	"identity app rotate":    {"strongroom identity app rotate ci --data ./data --revoke-tokens"},
 	"identity app delete":    {"strongroom identity app delete ci --data ./data"},
+	"identity user create":   {"strongroom identity user create anna --data ./data", "strongroom identity user create anna --config /etc/strongroom/config.toml --secret-out anna.password"},
+	"identity user list":     {"strongroom identity user list --data ./data --output json"},
+	"identity user rotate":   {"strongroom identity user rotate anna --data ./data --revoke-tokens"},
+	"identity user delete":   {"strongroom identity user delete anna --data ./data"},
 	"login":                  {"strongroom login --profile lab", "strongroom login --url alpha --client-secret-file lab.secret"},
 	"version":                {"strongroom version"},
 }

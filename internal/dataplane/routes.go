@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"strongroom/internal/access"
+	"strongroom/internal/hsm"
 	"strongroom/internal/keys"
 )
 
@@ -30,7 +31,7 @@ var routes = append(roleRoutes(), []route{
 
 	{"GET", "settings", operation{name: "GetSettings", run: listSettings}},
 	{"GET", "settings/{id}", operation{name: "GetSetting", run: getSetting}},
-	{"PATCH", "settings/{id}", operation{name: "UpdateSetting", changes: true, maxBody: smallBody, run: updateSetting}},
+	{"PATCH", "settings/{id}", operation{name: "UpdateSetting", changes: true, maxBody: smallBody, may: (*hsm.HSM).MaySet, run: updateSetting}},
 
 	{"POST", "backup", operation{name: "FullBackup", changes: true, maxBody: smallBody, run: startBackup}},
 	{"GET", "backup/{id}/pending", operation{name: "FullBackupStatus", anyVersion: true, run: jobStatus(false)}},
