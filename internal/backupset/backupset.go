@@ -9,6 +9,8 @@
 //
 // A folder without a manifest is an unfinished backup. Everything streams: neither direction holds more than a few
 // chunks and one record. Everything that is read is bounded, whoever wrote it.
+// Compression goes before encryption, so sizes tell a little of the bodies: what is secret in a body is sealed in itself, as keys
+// are, before it comes here.
 //
 // What a reader may rely on, and when:
 //

@@ -177,7 +177,7 @@ func (m *Manifest) check() error {
 	return nil
 }
 
-// maxRecords keeps sums from overflowing: MaxParts parts of the smallest records have fewer.
+// maxRecords of a kind or a part keeps sums from overflowing. Their inventory would have more than ten terabytes.
 const maxRecords = 1 << 40
 
 func sum(counts map[string]int64) (n int64) {
