@@ -29,7 +29,7 @@ lint:
 	@test/lint.sh
 
 bench: build
-	$(GO) test -run '^$$' -bench . -benchmem ./shamir ./securitydomain ./internal/store/bolt ./internal/access ./internal/dataplane
+	$(GO) test -run '^$$' -bench . -benchmem ./shamir ./securitydomain ./internal/store/bolt ./internal/access ./internal/dataplane ./internal/backupset
 	$(GO) test -run '^$$' -bench . -benchtime 1x -timeout 20m ./test/bench
 
 # Random kills and power cuts, and ten random histories of keys for each, for a night: SOAK rounds (default 2000).

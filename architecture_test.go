@@ -33,6 +33,7 @@ var level = map[string]int{
 	"internal/store/overlay":   41, // one transaction's writes, shared by the stores
 	"internal/store/feed":      41, // the change feed, shared by the stores
 	"internal/store":           40,
+	"internal/backupset":       41, // the form of a full backup: asks an engine to seal, and knows nothing of what it holds
 	"internal/seal":            40,
 	"internal/audit":           40, // beside the store: knows nothing of who calls
 	"internal/pki":             40,
@@ -42,6 +43,7 @@ var level = map[string]int{
 	"internal/failure":         30,
 	"securitydomain":           20,
 	"internal/release":         20,
+	"internal/statement":       20,
 	"shamir":                   10,
 	"internal/strictjson":      10,
 	"secret":                   0,
@@ -60,6 +62,7 @@ var pure = map[string][]string{
 	"shamir":              {"strongroom/secret"},
 	"internal/strictjson": {},
 	"internal/release":    {"strongroom/internal/strictjson"},
+	"internal/statement":  {"strongroom/internal/strictjson", "github.com/go-jose/go-jose/v4"},
 	"securitydomain":      {"strongroom/secret", "strongroom/shamir", "strongroom/internal/strictjson", "github.com/go-jose/go-jose/v4"},
 }
 

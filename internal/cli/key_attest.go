@@ -2,12 +2,7 @@ package cli
 
 import (
 	"bytes"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/sha256"
 	"crypto/x509"
-	"encoding/base64"
-	"encoding/hex"
 	"encoding/json"
 	"encoding/pem"
 	"errors"
@@ -18,10 +13,10 @@ import (
 	"strings"
 	"time"
 
-	"github.com/go-jose/go-jose/v4"
 	"github.com/spf13/cobra"
 
 	"strongroom/internal/api"
+	"strongroom/internal/statement"
 	"strongroom/internal/strictjson"
 )
 
@@ -36,8 +31,8 @@ const (
 
 var attestationLimits = strictjson.Limits{Bytes: maxAttestationFile, Depth: 16, Elements: 256, Values: 1024, StringBytes: maxAttestationFile, FoldNames: true}
 
-// statement is the payload of both statements of an attestation.
-type statement struct {
+// attestedStatement is the payload of both statements of an attestation.
+type attestedStatement struct {
 	Version         int             `json:"v"`
 	Part            string          `json:"part"`
 	Kid             string          `json:"kid"`
@@ -58,7 +53,7 @@ type statement struct {
 
 // attested is what a sound attestation says.
 type attested struct {
-	statement
+	attestedStatement
 	domain string // ID of the security domain whose key signed it
 }
 
@@ -75,12 +70,12 @@ func verifyAttestation(b api.KeyBundle) (attested, error) {
 	case a.Version != attestationVersion:
 		return none, fmt.Errorf("it is an attestation in the form %.40q, and this program verifies %s", a.Version, attestationVersion)
 	}
-	cert, signer, err := domainCertificate(a.CertificatePEMFile)
+	cert, err := domainCertificate(a.CertificatePEMFile)
 	if err != nil {
 		return none, err
 	}
-	domain := domainOf(cert)
-	private, err := verifyStatement(a.PrivateKeyAttestation, "private", cert, signer)
+	domain := statement.DomainOf(cert)
+	private, err := verifyStatement(a.PrivateKeyAttestation, "private", cert)
 	if err != nil {
 		return none, fmt.Errorf("the statement about the private part: %w", err)
 	}
@@ -102,7 +97,7 @@ func verifyAttestation(b api.KeyBundle) (attested, error) {
 		}
 		return attested{private, domain}, nil
 	}
-	public, err := verifyStatement(a.PublicKeyAttestation, "public", cert, signer)
+	public, err := verifyStatement(a.PublicKeyAttestation, "public", cert)
 	if err != nil {
 		return none, fmt.Errorf("the statement about the public part: %w", err)
 	}
@@ -127,7 +122,7 @@ func verifyAttestation(b api.KeyBundle) (attested, error) {
 	return attested{private, domain}, nil
 }
 
-func (s statement) equal(other statement) bool {
+func (s attestedStatement) equal(other attestedStatement) bool {
 	one, err1 := json.Marshal(s)
 	two, err2 := json.Marshal(other)
 	return err1 == nil && err2 == nil && bytes.Equal(one, two)
@@ -141,96 +136,35 @@ func sameSet(a, b []string) bool {
 }
 
 // domainCertificate reads the certificate of a domain's signing key, and checks that it signed itself.
-func domainCertificate(text []byte) (*x509.Certificate, *ecdsa.PublicKey, error) {
+func domainCertificate(text []byte) (*x509.Certificate, error) {
 	block, rest := pem.Decode(text)
 	if block == nil || block.Type != "CERTIFICATE" || len(bytes.TrimSpace(rest)) > 0 {
-		return nil, nil, errors.New("its certificate is not one certificate in PEM")
+		return nil, errors.New("its certificate is not one certificate in PEM")
 	}
-	return parseDomainCertificate(block.Bytes)
-}
-
-func parseDomainCertificate(der []byte) (*x509.Certificate, *ecdsa.PublicKey, error) {
-	cert, err := x509.ParseCertificate(der)
-	if err != nil {
-		return nil, nil, errors.New("its certificate is damaged")
-	}
-	key, ok := cert.PublicKey.(*ecdsa.PublicKey)
-	if !ok || key.Curve != elliptic.P384() {
-		return nil, nil, errors.New("its certificate is not for a key on P-384")
-	}
-	if cert.CheckSignature(cert.SignatureAlgorithm, cert.RawTBSCertificate, cert.Signature) != nil {
-		return nil, nil, errors.New("its certificate is not signed by its own key")
-	}
-	return cert, key, nil
-}
-
-// domainOf is the ID of the security domain whose signing key a certificate is for.
-func domainOf(cert *x509.Certificate) string {
-	sum := sha256.Sum256(cert.RawSubjectPublicKeyInfo)
-	return hex.EncodeToString(sum[:])
+	cert, _, err := statement.ParseCertificate(block.Bytes)
+	return cert, err
 }
 
 // verifyStatement checks the signature, kind and part of a statement and returns what it says.
-func verifyStatement(compact []byte, part string, cert *x509.Certificate, signer *ecdsa.PublicKey) (statement, error) {
-	var s statement
+func verifyStatement(compact []byte, part string, cert *x509.Certificate) (attestedStatement, error) {
+	var s attestedStatement
 	if len(compact) == 0 {
 		return s, errors.New("it is missing")
 	}
-	header, err := headerOf(compact, attestationType)
+	signed, err := statement.Verify(compact, attestationType)
 	if err != nil {
 		return s, err
 	}
-	if header.Chain[0] != base64.StdEncoding.EncodeToString(cert.Raw) {
+	if !bytes.Equal(signed.Certificate.Raw, cert.Raw) {
 		return s, errors.New("it names another certificate (x5c)")
 	}
-	payload, err := verifyJWS(compact, signer)
-	if err != nil {
-		return s, err
-	}
-	if strictjson.Check(payload, attestationLimits) != nil || json.Unmarshal(payload, &s) != nil {
+	if strictjson.Check(signed.Payload, attestationLimits) != nil || json.Unmarshal(signed.Payload, &s) != nil {
 		return s, errors.New("what it says is not the JSON of a statement")
 	}
 	if s.Version != 1 || s.Part != part {
 		return s, errors.New("it is about another part of the key, or of a version that is not known")
 	}
 	return s, nil
-}
-
-// jwsHeader is the header of what a security domain signs; Chain has one certificate.
-type jwsHeader struct {
-	Alg      string          `json:"alg"`
-	Type     string          `json:"typ"`
-	Chain    []string        `json:"x5c"`
-	Critical json.RawMessage `json:"crit"`
-}
-
-// headerOf reads the header of a JWS that must be of type typ. Nothing is verified yet.
-func headerOf(compact []byte, typ string) (h jwsHeader, err error) {
-	head, _, _ := strings.Cut(string(compact), ".")
-	text, err := base64.RawURLEncoding.Strict().DecodeString(head)
-	switch {
-	case err != nil || strictjson.Check(text, attestationLimits) != nil || json.Unmarshal(text, &h) != nil || len(h.Critical) > 0:
-		err = errors.New("it is no JWS in compact form")
-	case h.Type != typ:
-		err = errors.New("it is signed as something else than " + typ + " (typ)")
-	case h.Alg != string(jose.ES384):
-		err = errors.New("it is signed with another algorithm than ES384")
-	case len(h.Chain) != 1:
-		err = errors.New("it does not name one certificate (x5c)")
-	}
-	return h, err
-}
-
-func verifyJWS(compact []byte, signer *ecdsa.PublicKey) ([]byte, error) {
-	jws, err := jose.ParseSignedCompact(string(compact), []jose.SignatureAlgorithm{jose.ES384})
-	if err != nil {
-		return nil, errors.New("it is no JWS in compact form")
-	}
-	payload, err := jws.Verify(signer)
-	if err != nil {
-		return nil, errors.New("its signature does not hold")
-	}
-	return payload, nil
 }
 
 // parseAttestation reads a key with its attestation, as the HSM answers it.

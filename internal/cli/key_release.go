@@ -2,7 +2,6 @@ package cli
 
 import (
 	"bytes"
-	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,6 +12,7 @@ import (
 
 	"strongroom/internal/api"
 	"strongroom/internal/engine"
+	"strongroom/internal/statement"
 	"strongroom/internal/strictjson"
 )
 
@@ -33,26 +33,14 @@ var (
 // verifyRelease checks that a released key is signed by a security domain, and returns what was signed and the domain's
 // ID. Whether the domain is the right one is for the caller to compare.
 func verifyRelease(compact []byte) (payload api.ReleasePayload, domain string, err error) {
-	header, err := headerOf(compact, releaseType)
+	signed, err := statement.Verify(compact, releaseType)
 	if err != nil {
 		return payload, "", err
 	}
-	der, err := base64.StdEncoding.Strict().DecodeString(header.Chain[0])
-	if err != nil {
-		return payload, "", errors.New("its certificate is damaged")
-	}
-	cert, signer, err := parseDomainCertificate(der)
-	if err != nil {
-		return payload, "", err
-	}
-	text, err := verifyJWS(compact, signer)
-	if err != nil {
-		return payload, "", err
-	}
-	if strictjson.Check(text, releaseLimits) != nil || json.Unmarshal(text, &payload) != nil || len(payload.Response.Key.Key.KeyHSM) == 0 {
+	if strictjson.Check(signed.Payload, releaseLimits) != nil || json.Unmarshal(signed.Payload, &payload) != nil || len(payload.Response.Key.Key.KeyHSM) == 0 {
 		return api.ReleasePayload{}, "", errors.New("what is signed is not a released key")
 	}
-	return payload, domainOf(cert), nil
+	return payload, signed.Domain, nil
 }
 
 func (a *app) keyReleaseCommand() *cobra.Command {
