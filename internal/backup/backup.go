@@ -305,7 +305,5 @@ func marshal(v any) ([]byte, error) {
 	return text, nil
 }
 
-
 // workers is how many keys are prepared at once.
 func workers() int { return max(1, runtime.GOMAXPROCS(0)) }
-

@@ -26,6 +26,7 @@ const batch = 500
 type source struct {
 	*backupset.Backup
 	h        *hsm.HSM
+	domain   string
 	salt     []byte // under which its keys are exported
 	contents hsm.Contents
 	counts   map[string]int64
@@ -45,16 +46,20 @@ func (s *Service) open(ctx context.Context, h *hsm.HSM, j *Job, storage backupse
 	if err := b.CheckDomain(domain); err != nil {
 		return nil, err
 	}
-	return &source{Backup: b, h: h, counts: map[string]int64{}}, nil
+	return &source{Backup: b, h: h, domain: domain, counts: map[string]int64{}}, nil
 }
 
 // verify reads the whole backup, opens everything and checks everything that can be checked without changing the HSM (B2).
 // key, if not nil, is called with each key.
 func (src *source) verify(ctx context.Context, progress func(backupset.Progress), key func(keys.Copy) error) error {
-	if _, err := src.Verify(ctx, progress); err != nil {
+	report, err := src.Verify(ctx, progress)
+	if err == nil {
+		err = report.Err()
+	}
+	if err != nil {
 		return err
 	}
-	for r, err := range src.Records(ctx, src.h) {
+	for r, err := range src.Records(ctx, src.domain, src.h, progress) {
 		if err != nil {
 			return err
 		}
@@ -158,7 +163,7 @@ func (s *Service) restore(ctx context.Context, h *hsm.HSM, j *Job, storage backu
 			}
 		}
 	}()
-	if err := s.fill(ctx, src, r); err != nil {
+	if err := s.fill(ctx, src, r, progress); err != nil {
 		return false, err
 	}
 	for _, n := range src.counts {
@@ -183,7 +188,7 @@ func (s *Service) succeed(w store.Writer, h *hsm.HSM, j *Job) error {
 
 // fill writes all keys into the new place: what one batch needs of computing is done by several at once, while the one
 // before it is written.
-func (s *Service) fill(ctx context.Context, src *source, r *hsm.Restore) error {
+func (s *Service) fill(ctx context.Context, src *source, r *hsm.Restore, progress func(backupset.Progress)) error {
 	write := func(bodies [][]byte) error {
 		list := make([]*keys.Restorable, len(bodies))
 		errs := make([]error, workers())
@@ -203,7 +208,7 @@ func (s *Service) fill(ctx context.Context, src *source, r *hsm.Restore) error {
 	}
 	var bodies [][]byte
 	size := 0
-	for rec, err := range src.Records(ctx, src.h) {
+	for rec, err := range src.Records(ctx, src.domain, src.h, progress) {
 		if err != nil {
 			return err
 		}

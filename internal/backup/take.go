@@ -22,7 +22,7 @@ func (s *Service) backup(ctx context.Context, h *hsm.HSM, j *Job, storage backup
 	}
 	w, err := backupset.New(ctx, backupset.Options{
 		Storage: storage, Folder: j.Folder, Domain: domain, HSM: h.Name(), HSMID: h.ID(), Sealer: h, Sign: h.Sign,
-		Rand: rand.Reader, Now: s.cfg.Now, Program: s.cfg.Program, Progress: progress,
+		Rand: rand.Reader, Clock: s.cfg.Now, Program: s.cfg.Program, Progress: progress,
 	})
 	if err != nil {
 		return false, err
@@ -146,8 +146,12 @@ func (s *Service) pipe(ctx context.Context, from func(ctx context.Context, put f
 
 // tally says in words how many of what there are.
 func tally(counts map[string]int64, versions int64) string {
-	parts := []string{fmt.Sprintf("%s (%s)", plural(counts[kindKey], "key"), plural(versions, "version"))}
-	for _, one := range []struct{ kind, name string }{{kindDeletedKey, "deleted key"}, {kindDefinition, "custom role"}, {kindAssignment, "role assignment"}} {
+	text := plural(counts[kindKey], "key")
+	if n := counts[kindDeletedKey]; n > 0 {
+		text += " and " + plural(n, "deleted key")
+	}
+	parts := []string{text + " with " + plural(versions, "version")}
+	for _, one := range []struct{ kind, name string }{{kindDefinition, "custom role"}, {kindAssignment, "role assignment"}} {
 		if n := counts[one.kind]; n > 0 {
 			parts = append(parts, plural(n, one.name))
 		}
