@@ -632,13 +632,10 @@ func TestRestoreCutOff(t *testing.T) {
 	steps := 0
 	for n := 1; ; n++ {
 		seen, crashed := 0, (*memory.Store)(nil)
-		unwatch := w.store.Watch(func([]string) {})
-		unwatch()
-		w.store.Inject(memory.Fault{})
 		done := make(chan struct{})
-		w.shelf.hook = func(op, name string) error { return nil }
 		stop := w.store.Watch(func([]string) {
 			if seen++; seen == n {
+				crashed = w.store.Restart() // what is on disk now
 				close(done)
 			}
 		})
@@ -648,9 +645,9 @@ func TestRestoreCutOff(t *testing.T) {
 		}
 		select {
 		case <-done:
-			crashed = w.store.Restart()
 		case <-w.ended("alpha", j):
 		}
+		w.done("alpha", j, nil) // in the process that is not there any more
 		stop()
 		if crashed == nil {
 			if steps < 4 {
