@@ -37,6 +37,7 @@ var level = map[string]int{
 	"internal/seal":            40,
 	"internal/audit":           40, // beside the store: knows nothing of who calls
 	"internal/pki":             40,
+	"internal/target":          40, // where backups lie: knows nothing of what is in them
 	"internal/api":             40,
 	"internal/custodian":       30,
 	"internal/durable":         30,
@@ -52,7 +53,7 @@ var level = map[string]int{
 // testOnly are packages that only tests import; they may import anything but cmd.
 var testOnly = map[string]bool{
 	"internal/store/storetest": true, "internal/engine/enginetest": true, "test/crash/victim": true, "test/bench/floor": true, "test/harness": true,
-	"test/contract": true, "test/exchange": true, "test/recorder": true, "test/powercut": true,
+	"internal/target/targettest": true, "test/contract": true, "test/exchange": true, "test/recorder": true, "test/powercut": true,
 }
 
 // pure packages can be audited alone and used on a machine without a network: no files, network, clock or log.
@@ -163,7 +164,7 @@ func TestPurePackagesStayPure(t *testing.T) {
 // testModules are modules that only tests use, as docs/dependencies.md says. A test helper that the program came to
 // import would bring them into it unseen.
 var testModules = []string{
-	"github.com/Azure/azure-sdk-for-go", "github.com/AzureAD", "github.com/rogpeppe/go-internal", "pgregory.net/rapid",
+	"github.com/Azure/azure-sdk-for-go/sdk/azidentity", "github.com/Azure/azure-sdk-for-go/sdk/security", "github.com/AzureAD", "github.com/rogpeppe/go-internal", "pgregory.net/rapid",
 	"github.com/google/go-cmp", "github.com/tink-crypto", "github.com/getkin/kin-openapi", "github.com/anishathalye/porcupine",
 	"github.com/zitadel",
 }
@@ -183,6 +184,32 @@ func TestTestOnlyModulesAreNotLinked(t *testing.T) {
 				t.Errorf("%s is linked into the program, and is meant for tests only", module)
 			}
 		}
+	}
+}
+
+// alone are heavy modules that one package keeps to itself, so that what they bring is looked for in one place.
+var alone = map[string]string{
+	"github.com/Azure/azure-sdk-for-go": "internal/target",
+	"github.com/minio/minio-go":         "internal/target",
+}
+
+func TestHeavyModulesStayBehindOnePackage(t *testing.T) {
+	seen := map[string]bool{}
+	for _, p := range packages(t) {
+		name := strings.TrimPrefix(p.ImportPath, "strongroom/")
+		for _, imported := range p.Imports {
+			for module, home := range alone {
+				if !strings.HasPrefix(imported, module) {
+					continue
+				}
+				if seen[module] = true; name != home && !testOnly[name] {
+					t.Errorf("%s imports %s, which is for %s alone", name, imported, home)
+				}
+			}
+		}
+	}
+	if len(seen) != len(alone) {
+		t.Errorf("only %d of %d modules were seen in imports: the test would check nothing", len(seen), len(alone))
 	}
 }
 

@@ -2,7 +2,8 @@
 # Installs what the tests need and is not there. Idempotent; silent and quick when nothing is missing.
 #   azure-cli   a stock client that the end-to-end tests drive
 #   python3-azure   the same: the Python SDK. Tests run it with Debian's own interpreter, which alone sees it
-#   nodejs, npm     for the JavaScript SDK, which comes as npm packages (test/e2e/js/package-lock.json)
+#   nodejs, npm     for the JavaScript SDK, which comes as npm packages (test/e2e/js/package-lock.json), and for Azurite, an
+#                   Azure Blob Storage that runs here, which does too (test/azurite/package-lock.json)
 #   strace      kills the server at an exact system call, and makes a sync fail
 #   e2fsprogs   mkfs.ext4, for the power-loss tests (a loop image that is shut down)
 #   util-linux  unshare: a client gets an /etc/hosts of its own
@@ -23,10 +24,12 @@ if [ ${#missing[@]} -gt 0 ]; then
   DEBIAN_FRONTEND=noninteractive $sudo apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 fi
 
-# The npm packages, exactly as locked. What was installed last stands beside them.
-cd "$(dirname "$0")/e2e/js"
-if ! cmp -s package-lock.json node_modules/.installed; then
-  echo "installing for the tests: the npm packages of test/e2e/js"
-  npm ci >/dev/null
-  cp package-lock.json node_modules/.installed
-fi
+# The npm packages, exactly as locked. What was installed last stands beside them. No package's script is run: none needs it.
+cd "$(dirname "$0")"
+for folder in e2e/js azurite; do
+  if ! cmp -s "$folder/package-lock.json" "$folder/node_modules/.installed"; then
+    echo "installing for the tests: the npm packages of test/$folder"
+    (cd "$folder" && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error >/dev/null)
+    cp "$folder/package-lock.json" "$folder/node_modules/.installed"
+  fi
+done
