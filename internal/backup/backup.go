@@ -8,6 +8,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"log/slog"
 	"runtime"
 	"sync"
@@ -233,6 +234,9 @@ func (s *Service) start(ctx context.Context, h *hsm.HSM, caller access.Caller, j
 	s.cfg.Log.InfoContext(ctx, "job begun", "hsm", h.Name(), "job", j.ID, "kind", string(j.Kind), "by", j.By)
 	go func() {
 		defer done()
+		if c, closes := storage.(io.Closer); closes {
+			defer func() { _ = c.Close() }()
+		}
 		ended, err := s.run(h, &j, storage, run, do)
 		log := s.cfg.Log.With("hsm", h.Name(), "job", j.ID, "kind", string(j.Kind))
 		if err != nil {

@@ -16,6 +16,7 @@ import (
 
 	"strongroom/internal/hsm"
 	"strongroom/internal/keys"
+	"strongroom/internal/target"
 )
 
 // maxKeysPerHSM is what an operator may allow at most: ten times what is measured (docs/performance.md).
@@ -127,6 +128,9 @@ type Config struct {
 		Off bool `toml:"insecure_off"`
 	} `toml:"audit"`
 
+	// Backup says where full backups may go; without any of it, nowhere. In development it is DATA/backups.
+	Backup BackupConfig `toml:"backup"`
+
 	Metrics struct {
 		// Listen is the address of a plain HTTP listener for Prometheus, GET /metrics. Default: none. Whoever reaches it
 		// learns the names of HSMs and what is done with them, and nothing else; it must be a loopback address unless
@@ -141,6 +145,14 @@ type Config struct {
 	// AttestationAuthorities are those whose attestation tokens count when a key is to be released. What a token has
 	// to say is in the key's release policy; without an authority here, no key is released.
 	AttestationAuthorities []AttestationConfig `toml:"attestation_authority"`
+}
+
+// BackupConfig is where full backups may go, and what a restore wants.
+type BackupConfig struct {
+	target.Config
+	// RecentMinutes is how old the newest backup of an HSM must be at least before that HSM is restored over; Azure
+	// wants 30. Default 0: none is wanted, because what a restore replaces is kept and can be brought back.
+	RecentMinutes int `toml:"restore_wants_backup_minutes"`
 }
 
 // AttestationConfig is one attestation authority.
@@ -317,6 +329,12 @@ func loadConfig(o Options) (Config, error) {
 	}
 	if err := checkAuthorities(c); err != nil {
 		return c, err
+	}
+	if err := c.Backup.Check(); err != nil {
+		return c, err
+	}
+	if m := c.Backup.RecentMinutes; m < 0 || m > 60*24*31 {
+		return c, fmt.Errorf("[backup] restore_wants_backup_minutes is %d; it must be 0, for none, to %d, a month", m, 60*24*31)
 	}
 	if c.Limits.KeysPerHSM < 0 || c.Limits.KeysPerHSM > maxKeysPerHSM {
 		return c, fmt.Errorf("[limits] keys_per_hsm is %d; it must be 1 to %d, or be left out for %d", c.Limits.KeysPerHSM, maxKeysPerHSM, keys.MaxKeys)

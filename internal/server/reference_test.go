@@ -13,8 +13,15 @@ import (
 // names are the settings of a struct, as the configuration reference writes them.
 func names(t reflect.Type, prefix string) (list []string) {
 	for f := range t.Fields() {
+		if f.Anonymous {
+			list = append(list, names(f.Type, prefix)...)
+			continue
+		}
 		name := prefix + f.Tag.Get("toml")
 		inner := f.Type
+		if inner.Kind() == reflect.Map {
+			name, inner = name+".NAME", inner.Elem()
+		}
 		if inner.Kind() == reflect.Slice {
 			inner = inner.Elem()
 		}

@@ -25,6 +25,7 @@ import (
 
 	"strongroom/internal/access"
 	"strongroom/internal/audit"
+	"strongroom/internal/backup"
 	"strongroom/internal/controlplane"
 	"strongroom/internal/dataplane"
 	"strongroom/internal/durable"
@@ -55,6 +56,7 @@ type Server struct {
 	store      store.Store
 	seal       seal.Seal
 	hsms       *hsm.Service
+	backups    *backup.Service
 	authorizer *access.Authorizer
 	issuer     *identity.Issuer // nil when the embedded issuer is off
 	listen     *listeners
@@ -139,6 +141,7 @@ func Run(ctx context.Context, o Options) (err error) {
 		defer s.issuer.Close()
 	}
 	defer s.hsms.Close()
+	defer s.backups.Close()
 	if err := s.populate(ctx); err != nil {
 		return err
 	}
@@ -411,11 +414,14 @@ func (s *Server) wire(ctx context.Context) error {
 	if s.issuer != nil {
 		s.issuer.Record(s.audit.recorder(audit.PlaneIdentity))
 	}
+	if err := s.beginBackups(ctx); err != nil {
+		return err
+	}
 	s.verifier = verifier
 	s.metrics = metrics.New(s.sources(s.version))
 	s.limits = s.cfg.limiter()
 	s.data = dataplane.New(dataplane.Config{HSMs: s.hsms, Verifier: verifier, Authorization: s.base + "/" + s.meta.tenant, Region: s.cfg.Location, Log: s.log, Now: time.Now,
-		Limits: s.limits, Metrics: s.metrics, Recorder: s.audit.recorder(audit.PlaneData)})
+		Limits: s.limits, Metrics: s.metrics, Recorder: s.audit.recorder(audit.PlaneData), Backups: s.backups})
 	arm, err := controlplane.New(controlplane.Config{
 		Service: &provisioner{s: s}, Verifier: verifier, BaseURLs: s.bases(), Tenant: s.meta.tenant, Subscription: s.meta.subscription, SubscriptionName: "Strongroom",
 		ResourceGroup: defaultGroup, Location: s.cfg.Location, MHSMSuffix: s.hsmSuffix(), Log: s.log,
