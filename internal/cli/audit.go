@@ -26,7 +26,7 @@ See docs/audit.md for what is recorded, and for what the log cannot show.`,
 		a.auditVerifyCommand(), a.auditShowCommand(), a.auditProveCommand(), a.auditCheckProofCommand(), a.auditCheckpointCommand())
 }
 
-const keyFlagUsage = "file with a public key that signs checkpoints (PEM: the server's audit key, or a domain's key or certificate); may be repeated"
+const keyFlagUsage = "file with a public key that signs checkpoints (PEM: the audit-key.pem of the server, or what strongroom domain public-key wrote); may be repeated"
 
 // auditKeys reads the public keys that a command is given.
 func auditKeys(ctx context.Context, files []string) (keys []crypto.PublicKey, err error) {

@@ -27,9 +27,9 @@ of custodians opens it together.
 
 Take ownership of a new HSM:  domain download
 Recover on another HSM:       domain init-recovery, then domain restore-blob (offline), then domain upload
-Look:                         domain status, domain inspect`,
+Look:                         domain status, domain inspect, domain public-key`,
 		a.domainDownloadCommand(), a.domainInitRecoveryCommand(), a.domainRestoreBlobCommand(), a.domainUploadCommand(),
-		a.domainCancelRecoveryCommand(), a.domainStatusCommand(), a.domainInspectCommand())
+		a.domainCancelRecoveryCommand(), a.domainStatusCommand(), a.domainInspectCommand(), a.domainPublicKeyCommand())
 }
 
 // holder is a custodian as results name them: label, thumbprint, file.

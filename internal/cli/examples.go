@@ -19,6 +19,7 @@ var examples = map[string][]string{
 	"domain cancel-recovery": {"strongroom domain cancel-recovery --url beta"},
 	"domain status":          {"strongroom domain status --url alpha"},
 	"domain inspect":         {"strongroom domain inspect SD.json --custodian ada.cer"},
+	"domain public-key":      {"strongroom domain public-key SD.json --out domain.pem"},
 	"key create":             {"strongroom key create invoices --url alpha --kty EC --curve P-384", "strongroom key create archive --url alpha --kty oct --tag owner=ada --expires 1y", "strongroom key create receiver --url alpha --kty RSA --bits 4096 --ops import"},
 	"key import":             {"strongroom key import old-invoices --url alpha --file old.pem --passphrase-file old.passphrase", "strongroom key import moved --url alpha --byok moved.byok --kty EC --curve P-256"},
 	"key wrap-for-import":    {"strongroom key wrap-for-import --kek receiver.jwk --file old.pem --out old.byok"},
