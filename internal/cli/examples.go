@@ -9,7 +9,7 @@ import (
 // examples are what --help shows of each command that does something, by its path. A test holds them against the
 // commands: none is missing, and each line is one that its command takes.
 var examples = map[string][]string{
-	"serve":                  {"strongroom serve --dev --data ./data", "strongroom serve --config /etc/strongroom/config.toml"},
+	"serve":                  {"strongroom serve --dev --data ./data", "strongroom serve --config /etc/strongroom/strongroom.toml"},
 	"demo":                   {"strongroom demo"},
 	"custodian new":          {"strongroom custodian new ada --out keys --ask-passphrase"},
 	"domain download":        {"strongroom domain download --url alpha --custodian ada.cer --custodian bo.cer --custodian cy.cer --quorum 2 --out SD.json"},
@@ -66,7 +66,7 @@ var examples = map[string][]string{
 	"audit prove":            {"strongroom audit prove 17 ./data --out proof-17.json"},
 	"audit check-proof":      {"strongroom audit check-proof proof-17.json --key audit.pem"},
 	"audit checkpoint":       {"strongroom audit checkpoint ./data --out kept.txt"},
-	"identity app create":    {"strongroom identity app create ci --data ./data", "strongroom identity app create ci --config /etc/strongroom/config.toml --secret-out ci.secret"},
+	"identity app create":    {"strongroom identity app create ci --data ./data", "strongroom identity app create ci --config /etc/strongroom/strongroom.toml --secret-out ci.secret"},
 	"identity app list":      {"strongroom identity app list --data ./data --output json"},
 	"identity app rotate":    {"strongroom identity app rotate ci --data ./data --revoke-tokens"},
 	"identity app delete":    {"strongroom identity app delete ci --data ./data"},

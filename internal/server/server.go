@@ -100,6 +100,9 @@ func Run(ctx context.Context, o Options) (err error) {
 		}
 	}
 	s := &Server{cfg: cfg, dev: o.Dev, stdout: o.Stdout, log: log, version: o.Version, newAudit: o.NewAuditLog, wrap: o.WrapDataPlane, kick: make(chan struct{}, 1)}
+	if err := checkFirstStart(cfg, o); err != nil {
+		return err
+	}
 	if err := durable.MkdirAll(cfg.Data, 0o700); err != nil {
 		return fmt.Errorf("data folder: %w", err)
 	}
@@ -265,7 +268,7 @@ func sealPassphrase(cfg Config, o Options, twice bool) (secret.Bytes, error) {
 	if path != "" {
 		f, err := os.Open(path)
 		if err != nil {
-			return secret.Bytes{}, fmt.Errorf("passphrase of the seal: %w", err)
+			return secret.Bytes{}, fmt.Errorf("passphrase of the seal: %w; give the file with --seal-passphrase-file, or leave passphrase_file out to be asked", err)
 		}
 		defer f.Close()
 		raw, err := io.ReadAll(io.LimitReader(f, 4097))
@@ -296,7 +299,7 @@ func sealPassphrase(cfg Config, o Options, twice bool) (secret.Bytes, error) {
 		second := secret.Take(again)
 		defer second.Wipe()
 		if !passphrase.Equal(second) {
-			return secret.Bytes{}, errors.New("the two passphrases differ; nothing was made")
+			return secret.Bytes{}, errors.New("the two passphrases differ, and no seal was made; start again")
 		}
 	}
 	return passphrase, nil
