@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -55,6 +57,8 @@ func auditProblem(dir string, err error) error {
 		return err
 	case errors.Is(err, fs.ErrNotExist):
 		p.code, p.message, p.next = "no-such-log", "there is no audit log in "+dir, "give the data folder of a server, or a copy of the folder audit in it"
+	case errors.Is(err, syscall.ENOTDIR):
+		p.code, p.message, p.next = "no-such-log", dir+" is a file, and an audit log is a folder", "give the data folder of a server, or a copy of the folder audit in it"
 	case errors.Is(err, fs.ErrPermission):
 		p.code, p.message, p.next = "permission-denied", pathMessage(err), "read the log as the user that the server runs as, or give a copy"
 	case errors.Is(err, audit.ErrFormat):
@@ -133,9 +137,16 @@ func (a *app) auditVerify(ctx context.Context, dir string, keyFiles, checkpointF
 		return err
 	}
 	if !r.OK() {
-		return &problem{code: "audit-changed", message: fmt.Sprintf("the audit log is not what it was: %d findings", len(r.Findings)+r.More), next: "keep the folder as it is, and compare it with a copy from elsewhere"}
+		return &problem{code: "audit-changed", message: "the audit log is not what it was: " + findings(len(r.Findings)+r.More), next: "keep the folder as it is, and compare it with a copy from elsewhere"}
 	}
 	return nil
+}
+
+func findings(n int) string {
+	if n == 1 {
+		return "1 finding"
+	}
+	return fmt.Sprintf("%d findings", n)
 }
 
 func showVerified(t *table, r *audit.Result, keys, kept int) {
@@ -190,6 +201,9 @@ func (a *app) auditShowCommand() *cobra.Command {
 Times are RFC 3339 (2026-11-25T03:00:00Z), dates (2026-11-25, in UTC), or how long ago (36h, 15m). Names are compared
 without regard to capitals. With --output json each record is one line, as it stands in the log but for the hash.`, 1,
 		func(cmd *cobra.Command, args []string) (err error) {
+			if f.Outcome != "" && !slices.ContainsFunc(outcomes, func(o string) bool { return strings.EqualFold(o, f.Outcome) }) {
+				return a.usage(cmd, fmt.Errorf("--outcome %q is not known: use one of %s", f.Outcome, strings.Join(outcomes, ", ")))
+			}
 			if f.Since, err = a.auditTime(cmd, "since", since); err != nil {
 				return err
 			}
@@ -207,9 +221,12 @@ without regard to capitals. With --output json each record is one line, as it st
 	flags.StringVar(&f.Outcome, "outcome", "", "allowed, refused or failed")
 	flags.StringVar(&f.Key, "key-name", "", "name of the key")
 	flags.StringVar(&f.Request, "request", "", "ID of the request, as the server or the client gave it")
-	must(cmd.RegisterFlagCompletionFunc("outcome", cobra.FixedCompletions([]string{audit.Allowed, audit.Refused, audit.Failed}, cobra.ShellCompDirectiveNoFileComp)))
+	must(cmd.RegisterFlagCompletionFunc("outcome", cobra.FixedCompletions(outcomes, cobra.ShellCompDirectiveNoFileComp)))
 	return dirArgument(cmd)
 }
+
+// outcomes are those of records.
+var outcomes = []string{audit.Allowed, audit.Refused, audit.Failed}
 
 // auditTime reads a time, a date or an age.
 func (a *app) auditTime(cmd *cobra.Command, flag, s string) (time.Time, error) {

@@ -81,6 +81,11 @@ func (a *app) domainDownload(cmd *cobra.Command, files []string, quorum int, out
 		certs = append(certs, cert)
 	}
 	warnings, err := securitydomain.CheckCustodians(certs, quorum, a.now())
+	if n := len(certs); err != nil && (n < securitydomain.MinCustodians || n > securitydomain.MaxCustodians) {
+		p := explain(err)
+		p.next = fmt.Sprintf("give --custodian once for each certificate, %d to %d times; a pair is made with: strongroom custodian new NAME --out DIR", securitydomain.MinCustodians, securitydomain.MaxCustodians)
+		return p
+	}
 	if err != nil {
 		return withFile(err, files)
 	}

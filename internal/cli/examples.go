@@ -71,6 +71,7 @@ var examples = map[string][]string{
 	"identity app rotate":    {"strongroom identity app rotate ci --data ./data --revoke-tokens"},
 	"identity app delete":    {"strongroom identity app delete ci --data ./data"},
 	"login":                  {"strongroom login --profile lab", "strongroom login --url alpha --client-secret-file lab.secret"},
+	"logout":                 {"strongroom logout"},
 	"version":                {"strongroom version"},
 }
 

@@ -197,7 +197,7 @@ func (a *app) appListCommand() *cobra.Command {
 			views = append(views, viewApp(app))
 		}
 		return a.result(views, func(t *table) {
-			t.row("NAME", "CLIENT ID", "OBJECT ID", "CREATED", "SECRET OF")
+			t.row("NAME", "CLIENT ID", "OBJECT ID", "CREATED", "SECRET MADE")
 			for _, v := range views {
 				t.row(v.Name, v.ClientID, v.ObjectID, v.Created.Format(time.RFC3339), timeText(v.SecretCreated))
 			}

@@ -336,6 +336,9 @@ the HSM can give that, also to himself.`, 0, func(cmd *cobra.Command, _ []string
 		if err := a.checkPrincipal(cmd, principal); err != nil {
 			return err
 		}
+		if !isGUID(principal) && !strings.Contains(principal, ":") {
+			a.warn("%q is no GUID: the role counts for whoever has exactly that as the object ID, and for nobody by a name; principals of an issuer with a prefix are PREFIX:OBJECT-ID", principal)
+		}
 		hsm, err := a.hsm(cmd)
 		if err != nil {
 			return err

@@ -194,7 +194,7 @@ func openState(cfg Config, o Options) (store.Store, seal.Seal, error) {
 	}
 	db, err := bolt.Open(cfg.Data, bolt.Options{})
 	if errors.Is(err, bolt.ErrInUse) {
-		return nil, nil, fmt.Errorf("the data folder %s is in use by another server; stop that one, or name another folder", cfg.Data)
+		return nil, nil, folderInUse(cfg.Data)
 	}
 	if err != nil {
 		return nil, nil, err
@@ -225,6 +225,15 @@ func openState(cfg Config, o Options) (store.Store, seal.Seal, error) {
 	}
 	return db, sl, nil
 }
+
+// folderInUse is [ErrRunning] as a server is told of it that would be the second one on a data folder.
+type folderInUse string
+
+func (f folderInUse) Error() string {
+	return fmt.Sprintf("the data folder %s is in use by another server; stop that one, or name another folder", string(f))
+}
+
+func (folderInUse) Is(target error) bool { return target == ErrRunning }
 
 func openSeal(cfg Config, o Options, exists bool) (seal.Seal, error) {
 	kind := cfg.Seal.Kind
