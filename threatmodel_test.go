@@ -172,7 +172,8 @@ func TestThreatModelIsRead(t *testing.T) {
 	}
 }
 
-// Covers R6 as far as files tell: no module is replaced by another one, and each that is required has checksums.
+// Covers R6 as far as files tell: no module is replaced by another one, each that is required has checksums, and each that is
+// required by ourselves a line in docs/dependencies.md.
 func TestDependenciesAreTheirOwn(t *testing.T) {
 	module, err := os.ReadFile("go.mod")
 	if err != nil {
@@ -182,7 +183,11 @@ func TestDependenciesAreTheirOwn(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	required := 0
+	reasons, err := os.ReadFile("docs/dependencies.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	required, ours := 0, 0
 	for line := range strings.Lines(string(module)) {
 		fields := strings.Fields(line)
 		if len(fields) == 0 {
@@ -195,11 +200,26 @@ func TestDependenciesAreTheirOwn(t *testing.T) {
 			continue
 		}
 		required++
-		if !strings.Contains("\n"+string(sums), "\n"+fields[0]+" "+fields[1]+" h1:") && !strings.Contains("\n"+string(sums), "\n"+fields[0]+" "+fields[1]+"/go.mod h1:") {
+		direct := !strings.Contains(line, "// indirect")
+		has := func(what string) bool {
+			return strings.Contains("\n"+string(sums), "\n"+fields[0]+" "+fields[1]+what+" h1:")
+		}
+		if !has("/go.mod") || direct && !has("") { // of some that others name, nothing but go.mod is ever read
 			t.Errorf("%s %s has no checksum in go.sum", fields[0], fields[1])
 		}
+		if !direct {
+			continue
+		}
+		ours++
+		name := strings.TrimPrefix(fields[0], "github.com/")
+		if short, is := strings.CutPrefix(name, "Azure/azure-sdk-for-go/sdk/"); is { // the stock SDK, by the names of its modules
+			name = short[strings.LastIndex(short, "/")+1:]
+		}
+		if !regexp.MustCompile(`(^|[^\w./-])` + regexp.QuoteMeta(name) + `($|[^\w./-])`).Match(reasons) {
+			t.Errorf("%s has no line in docs/dependencies.md that says what it is for", fields[0])
+		}
 	}
-	if required < 10 {
-		t.Fatalf("only %d required modules were seen in go.mod", required)
+	if required < 10 || ours < 10 || ours == required {
+		t.Fatalf("%d required modules were seen in go.mod, %d of them ours", required, ours)
 	}
 }

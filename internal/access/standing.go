@@ -17,12 +17,34 @@ type Standing interface {
 	Check(ctx context.Context, t Issued) error
 }
 
-// Issued is what a token says about its making: to which application, and in which series of its tokens. An issuer
-// that calls an application's tokens back begins a new series. It is a count and no time, because clocks of two servers
-// differ, and a second is long.
+// Issued is what a token says about its making: to which application, or to which user, and in which series of their
+// tokens. An issuer that calls somebody's tokens back begins a new series. It is a count and no time, because clocks of
+// two servers differ, and a second is long.
 type Issued struct {
 	AppID  string // claim appid or azp
 	Series uint64 // claim series; 0 if there is none
+	// User and ObjectID are the claims upn and oid where the claim idtyp is "user", and empty otherwise.
+	User, ObjectID string
+}
+
+// issued reads what the claims say.
+func issued(claims map[string]json.RawMessage, appID string) (t Issued, err error) {
+	t.AppID = appID
+	if t.Series, err = series(claims); err != nil {
+		return Issued{}, err
+	}
+	if _, present := claims["idtyp"]; !present {
+		return t, nil
+	}
+	kind, err := text(claims, "idtyp")
+	if err != nil || kind != "user" {
+		return t, err
+	}
+	if t.User, err = text(claims, "upn"); err != nil {
+		return Issued{}, err
+	}
+	t.ObjectID, err = text(claims, "oid")
+	return t, err
 }
 
 // standingAge is how long an answer of [Standing] is believed at most without asking again: should the news of a change

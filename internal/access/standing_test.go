@@ -153,6 +153,39 @@ func TestSeriesIsRead(t *testing.T) {
 	}
 }
 
+// A token says which user it is of, by the name and the object ID, where it says that it is a user's. What it says half,
+// is no answer.
+func TestUserIsRead(t *testing.T) {
+	for name, c := range map[string]struct {
+		changes map[string]any
+		want    Issued
+		ok      bool
+	}{
+		"an application's":       {map[string]any{"idtyp": "app", "upn": "anna"}, Issued{AppID: "app-1"}, true},
+		"of no kind":             {map[string]any{"upn": "anna"}, Issued{AppID: "app-1"}, true},
+		"a user's":               {map[string]any{"idtyp": "user", "upn": "anna", "oid": "o-1"}, Issued{AppID: "app-1", User: "anna", ObjectID: "o-1"}, true},
+		"a user's without name":  {map[string]any{"idtyp": "user", "oid": "o-1"}, Issued{}, false},
+		"a user's without ID":    {map[string]any{"idtyp": "user", "upn": "anna", "oid": nil}, Issued{}, false},
+		"a user of a number":     {map[string]any{"idtyp": "user", "upn": 1, "oid": "o-1"}, Issued{}, false},
+		"the kind is no text":    {map[string]any{"idtyp": true, "upn": "anna", "oid": "o-1"}, Issued{}, false},
+		"the kind is empty text": {map[string]any{"idtyp": "", "upn": "anna", "oid": "o-1"}, Issued{}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c.changes["appid"] = "app-1"
+			s, r := newStanding(t, c.changes)
+			err := s.verify(t)
+			if (err == nil) != c.ok {
+				t.Fatalf("got %v", err)
+			}
+			if err != nil {
+				want(t, err, failure.Unauthorized)
+			} else if r.last != c.want {
+				t.Errorf("asked about %+v, want %+v", r.last, c.want)
+			}
+		})
+	}
+}
+
 // An issuer without a memory of its own is not asked for one, whatever its tokens claim.
 func TestSeriesOfOthersMeansNothing(t *testing.T) {
 	s := newSpied(t, map[string]any{"series": "first"})

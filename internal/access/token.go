@@ -152,10 +152,9 @@ func (v *Verifier) verify(ctx context.Context, raw string, audiences []string) (
 	}
 	r.keys, r.generation = from.Keys, generation
 	if from.Standing != nil {
-		if r.issued.Series, err = series(claims); err != nil {
+		if r.issued, err = issued(claims, r.caller.AppID); err != nil {
 			return nil, err
 		}
-		r.issued.AppID = r.caller.AppID
 		// The generation first, as with the keys.
 		r.standing, r.stood = from.Standing, stood{from.Standing.Generation(), v.now()}
 		if err := from.Standing.Check(ctx, r.issued); err != nil {

@@ -11,6 +11,11 @@ const (
 	AdminListApplications  = "/identity/app/list"   // ListApplications → ApplicationList
 	AdminRotateApplication = "/identity/app/rotate" // RotateApplication → Application, with its new secret
 	AdminDeleteApplication = "/identity/app/delete" // DeleteApplication → Application
+
+	AdminCreateUser = "/identity/user/create" // CreateUser → User, with the password
+	AdminListUsers  = "/identity/user/list"   // ListUsers → UserList
+	AdminRotateUser = "/identity/user/rotate" // RotateUser → User, with the new password
+	AdminDeleteUser = "/identity/user/delete" // DeleteUser → User
 )
 
 // CreateApplication registers an application under a name that no other has.
@@ -47,4 +52,37 @@ type Application struct {
 // ApplicationList is all applications.
 type ApplicationList struct {
 	Applications []Application `json:"applications"`
+}
+
+// CreateUser makes a user under a name that no other has.
+type CreateUser struct {
+	Name string `json:"name"`
+}
+
+// ListUsers has no members.
+type ListUsers struct{}
+
+// RotateUser gives a user a new password.
+type RotateUser struct {
+	User         string `json:"user"`                    // name or object ID
+	RevokeTokens bool   `json:"revoke_tokens,omitempty"` // sign-ins and tokens that are out stop too
+}
+
+// DeleteUser removes a user, whose tokens stop.
+type DeleteUser struct {
+	User string `json:"user"` // name or object ID
+}
+
+// User is a user of the embedded issuer.
+type User struct {
+	Name            string    `json:"name"`
+	ObjectID        string    `json:"object_id"`
+	Password        string    `json:"password,omitempty"` // in the answer that makes it, and never again
+	Created         time.Time `json:"created"`
+	PasswordCreated time.Time `json:"password_created"`
+}
+
+// UserList is all users.
+type UserList struct {
+	Users []User `json:"users"`
 }

@@ -68,6 +68,8 @@ type Record struct {
 	Action    string // data action that was asked for
 	Key       string // name of the key
 	Version   string // version of the key
+	Authority string // attestation authority, of a release
+	Recipient string // thumbprint of the key that a key is released to
 
 	Outcome  string // empty in an intent
 	Status   int64  // of HTTP
@@ -102,6 +104,8 @@ var fields = []field{
 	{name: "action", max: 128, text: func(r *Record) *string { return &r.Action }},
 	{name: "key", max: 128, text: func(r *Record) *string { return &r.Key }},
 	{name: "version", max: 64, text: func(r *Record) *string { return &r.Version }},
+	{name: "authority", max: 256, text: func(r *Record) *string { return &r.Authority }},
+	{name: "recipient", max: 64, text: func(r *Record) *string { return &r.Recipient }},
 	{name: "outcome", max: 16, text: func(r *Record) *string { return &r.Outcome }},
 	{name: "status", number: func(r *Record) *int64 { return &r.Status }},
 	{name: "code", max: 64, text: func(r *Record) *string { return &r.Code }},

@@ -43,6 +43,20 @@ func TestRecordLine(t *testing.T) {
 	}
 }
 
+// A release says on whose word a key left, and for whom; both are bounded and cleaned as every text.
+func TestRecordOfARelease(t *testing.T) {
+	r := Record{Request: "r", Plane: PlaneData, Operation: "Release", Key: "k", Version: "v", Authority: "https://attest.example\n", Recipient: strings.Repeat("x", 65), Outcome: Allowed, Status: 200}
+	got := string(lineOf(t, r, 0, tlog.Hash{}))
+	want := `,"key":"k","version":"v","authority":"https://attest.example%0A","recipient":"` + strings.Repeat("x", 62) + `%~","outcome":"allowed","status":200}`
+	if !strings.HasSuffix(got, want) {
+		t.Errorf("got  %s\nwant … %s", got, want)
+	}
+	back, _, err := parseRecord([]byte(got))
+	if err != nil || back.Authority != "https://attest.example%0A" || back.Recipient != strings.Repeat("x", 62)+cutMark {
+		t.Errorf("read back %+v, %v", back, err)
+	}
+}
+
 // Covers L3: every field of a record is in the table, each once; there is no other way into the log.
 func TestFieldsAreTheAllowList(t *testing.T) {
 	var r Record

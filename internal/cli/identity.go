@@ -16,8 +16,8 @@ import (
 )
 
 func (a *app) identityCommand() *cobra.Command {
-	return noun("identity", "Applications of the embedded token issuer", `Manages those who sign in at the token issuer that is part of the server. Where people and programs sign in elsewhere,
-at Entra ID or Keycloak say, they are managed there.`, a.identityAppCommand())
+	return noun("identity", "Applications and users of the embedded token issuer", `Manages those who sign in at the token issuer that is part of the server. Where people and programs sign in elsewhere,
+at Entra ID or Keycloak say, they are managed there.`, a.identityAppCommand(), a.identityUserCommand())
 }
 
 func (a *app) identityAppCommand() *cobra.Command {
@@ -29,12 +29,16 @@ on the folder, or open its database if none does; then they need the seal as "st
 		a.appCreateCommand(), a.appListCommand(), a.appRotateCommand(), a.appDeleteCommand())
 }
 
-// directory is where applications are: in the server that runs, or in the database of one that does not.
+// directory is where applications and users are: in the server that runs, or in the database of one that does not.
 type directory interface {
 	CreateApplication(context.Context, api.CreateApplication) (api.Application, error)
 	ListApplications(context.Context, api.ListApplications) (api.ApplicationList, error)
 	RotateApplication(context.Context, api.RotateApplication) (api.Application, error)
 	DeleteApplication(context.Context, api.DeleteApplication) (api.Application, error)
+	CreateUser(context.Context, api.CreateUser) (api.User, error)
+	ListUsers(context.Context, api.ListUsers) (api.UserList, error)
+	RotateUser(context.Context, api.RotateUser) (api.User, error)
+	DeleteUser(context.Context, api.DeleteUser) (api.User, error)
 	Close() error
 }
 
@@ -102,6 +106,8 @@ func identityProblem(cmd *cobra.Command, err error) error {
 	switch {
 	case code == "ApplicationNotFound":
 		p.next = "see what there is with: strongroom identity app list --data DIR"
+	case code == "UserNotFound":
+		p.next = "see what there is with: strongroom identity user list --data DIR"
 	case cmd.Name() == "delete" && code == "Conflict":
 		p.next = "strongroom identity app rotate administrator --revoke-tokens --data DIR"
 	}
@@ -128,11 +134,8 @@ func viewApp(app api.Application) appView {
 func (a *app) showSecret(app api.Application, file string) error {
 	v := viewApp(app)
 	if file != "" {
-		if err := writeFile(file, []byte(v.Secret+"\n"), 0o600, false); err != nil {
-			p := *explain(err)
-			p.next = fmt.Sprintf("make another one: strongroom identity app rotate %q --data DIR --secret-out FILE", app.Name)
-			p.message += "; the secret was made, and is lost"
-			return &p
+		if err := writeSecret(file, v.Secret, "secret", fmt.Sprintf("strongroom identity app rotate %q --data DIR --secret-out FILE", app.Name)); err != nil {
+			return err
 		}
 		v.Secret, v.SecretFile = "", file
 	}
@@ -146,9 +149,21 @@ func (a *app) showSecret(app api.Application, file string) error {
 	})
 }
 
+// writeSecret writes a secret that was just made to a file; again is the command that makes another one.
+func writeSecret(file, text, what, again string) error {
+	err := writeFile(file, []byte(text+"\n"), 0o600, false)
+	if err == nil {
+		return nil
+	}
+	p := *explain(err)
+	p.next = "make another one: " + again
+	p.message += "; the " + what + " was made, and is lost"
+	return &p
+}
+
 // secretOut gives a command the flag that keeps a secret off the terminal, and off a script's output.
-func secretOut(cmd *cobra.Command) *string {
-	file := cmd.Flags().String("secret-out", "", "write the secret to this file, which only you can read, in place of showing it")
+func secretOut(cmd *cobra.Command, what string) *string {
+	file := cmd.Flags().String("secret-out", "", "write the "+what+" to this file, which only you can read, in place of showing it")
 	must(cmd.RegisterFlagCompletionFunc("secret-out", cobra.FixedCompletions(nil, cobra.ShellCompDirectiveDefault)))
 	return file
 }
@@ -156,7 +171,7 @@ func secretOut(cmd *cobra.Command) *string {
 func (a *app) appCreateCommand() *cobra.Command {
 	cmd := a.verb("create NAME", "Register an application", `Registers an application and prints its client ID, its object ID and its secret. The secret is shown this once: the
 server keeps only a hash of it. What the application may do is said by roles, which are assigned to its object ID.`, 1, nil)
-	file := secretOut(cmd)
+	file := secretOut(cmd, "secret")
 	return a.onData(cmd, func(ctx context.Context, d directory, args []string) error {
 		if err := checkSecretOut(*file); err != nil {
 			return err
@@ -210,7 +225,7 @@ func (a *app) appRotateCommand() *cobra.Command {
 	cmd := a.verb("rotate NAME|CLIENT-ID", "Give an application a new secret", `Makes a new secret for an application and prints it, this once. The old one stops at once. Tokens that were got with it
 last until they expire, an hour at most; with --revoke-tokens they stop too, within a minute.`, 1, nil)
 	cmd.Flags().BoolVar(&revoke, "revoke-tokens", false, "tokens that are out stop too: for a secret that has leaked")
-	file := secretOut(cmd)
+	file := secretOut(cmd, "secret")
 	a.completeApps(cmd)
 	return a.onData(cmd, func(ctx context.Context, d directory, args []string) error {
 		if err := checkSecretOut(*file); err != nil {
@@ -241,9 +256,20 @@ to its object ID stay, without effect; an application of the same name that is m
 	})
 }
 
-// completeApps completes the names of applications where a server runs on the data folder that is named. The database of
-// one that does not run is not opened for a keystroke.
+// completeApps completes the names of applications.
 func (a *app) completeApps(cmd *cobra.Command) {
+	completeNames(cmd, func(ctx context.Context, d directory) (names []string) {
+		list, _ := d.ListApplications(ctx, api.ListApplications{})
+		for _, app := range list.Applications {
+			names = append(names, app.Name)
+		}
+		return names
+	})
+}
+
+// completeNames completes names where a server runs on the data folder that is named. The database of one that does not
+// run is not opened for a keystroke.
+func completeNames(cmd *cobra.Command, list func(context.Context, directory) []string) {
 	cmd.ValidArgsFunction = func(cmd *cobra.Command, args []string, _ string) (names []cobra.Completion, _ cobra.ShellCompDirective) {
 		data, err := cmd.Flags().GetString("data")
 		if err != nil || data == "" || len(args) > 0 {
@@ -253,10 +279,7 @@ func (a *app) completeApps(cmd *cobra.Command) {
 		defer cancel()
 		if d, err := client.DialAdmin(ctx, data); err == nil {
 			defer d.Close()
-			list, _ := d.ListApplications(ctx, api.ListApplications{})
-			for _, app := range list.Applications {
-				names = append(names, app.Name)
-			}
+			names = list(ctx, d)
 		}
 		return names, cobra.ShellCompDirectiveNoFileComp
 	}

@@ -66,6 +66,26 @@ func (a *Admin) DeleteApplication(ctx context.Context, r api.DeleteApplication) 
 	return app, a.call(ctx, api.AdminDeleteApplication, r, &app)
 }
 
+// CreateUser makes a user. The answer has the password, this once.
+func (a *Admin) CreateUser(ctx context.Context, r api.CreateUser) (u api.User, err error) {
+	return u, a.call(ctx, api.AdminCreateUser, r, &u)
+}
+
+// ListUsers returns all users.
+func (a *Admin) ListUsers(ctx context.Context, r api.ListUsers) (list api.UserList, err error) {
+	return list, a.call(ctx, api.AdminListUsers, r, &list)
+}
+
+// RotateUser gives a user a new password, which is in the answer this once.
+func (a *Admin) RotateUser(ctx context.Context, r api.RotateUser) (u api.User, err error) {
+	return u, a.call(ctx, api.AdminRotateUser, r, &u)
+}
+
+// DeleteUser removes a user.
+func (a *Admin) DeleteUser(ctx context.Context, r api.DeleteUser) (u api.User, err error) {
+	return u, a.call(ctx, api.AdminDeleteUser, r, &u)
+}
+
 func (a *Admin) call(ctx context.Context, path string, body, into any) error {
 	text, err := json.Marshal(body)
 	if err != nil {

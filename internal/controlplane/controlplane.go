@@ -182,6 +182,12 @@ func (p *Plane) serveHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	w.Header().Set("x-ms-request-id", e.Request)
 	w.Header().Set("x-ms-correlation-request-id", correlation)
+	defer func() {
+		if v := recover(); v != nil {
+			e.Took = time.Since(started)
+			panic(record.Panicked(r.Context(), p.cfg.Recorder, e, v))
+		}
+	}()
 	a, err := p.serve(w, r, e)
 	var body []byte
 	if err == nil && a.body != nil {

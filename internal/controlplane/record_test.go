@@ -78,3 +78,33 @@ func TestEveryCallIsRecorded(t *testing.T) {
 		t.Errorf("without paper for the outcome: %d %s", r.status, r.raw)
 	}
 }
+
+// Covers L1, R4: a call that panics is recorded before anybody answers it, and the panic goes on to the server.
+func TestAPanicIsRecorded(t *testing.T) {
+	f, c := newFixture(t), &clerk{}
+	f.plane.cfg.Recorder = c
+	f.service.deleted = nil // to write into it panics
+	caught := func() (p any) {
+		defer func() { p = recover() }()
+		f.service.live["alpha"] = HSM{Name: "alpha", ResourceGroup: "rg1"}
+		f.send("alice", "DELETE", hsms+"/alpha"+version, "")
+		return nil
+	}
+	if caught() == nil {
+		t.Fatal("nothing panicked")
+	}
+	want := record.Call{Caller: access.Caller{ObjectID: alice}, Operation: "DeleteManagedHsm", HSM: "alpha", Changes: true, Intended: true, Status: 500, Code: "InternalServerError"}
+	if diff := cmp.Diff([]record.Call{want}, c.outcomes, cmpopts.IgnoreFields(record.Call{}, "Request", "ClientRequest", "Source", "Took")); diff != "" {
+		t.Errorf("outcomes: %s", diff)
+	} else if len(c.intents) != 1 || c.intents[0].Request != c.outcomes[0].Request {
+		t.Errorf("intents: %+v", c.intents)
+	}
+	c.noEnd = true
+	if _, silent := caught().(record.Unrecorded); !silent {
+		t.Error("a call that cannot be recorded may be answered")
+	}
+	f.plane.cfg.Recorder = nil
+	if caught() == nil {
+		t.Error("without a recorder, nothing panicked")
+	}
+}

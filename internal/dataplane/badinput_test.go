@@ -257,7 +257,7 @@ func TestEveryMemberOfEveryBody(t *testing.T) {
 			}
 			send(where+" of another type", jsonOf(mutated))
 		})
-		// Numbers that overflow. A placeholder keeps their spelling.
+		// Numbers that overflow. A text in their place keeps their spelling until it is written.
 		mutations(whole, "", func(part any) []any {
 			if _, is := part.(float64); is {
 				return []any{"NUMBER"}

@@ -71,11 +71,12 @@ func New(cfg Config) *Handler {
 
 // operation is one line of behaviour: its bounds and what it does.
 type operation struct {
-	name       string        // for records and metrics: the operation's name in the REST reference, or one like them
-	action     access.Action // set by newRouter from the table of actions
-	changes    bool          // something that outlasts the call: state, or who has it
-	maxBody    int64         // bytes; 0 means the operation takes no body, and one that is sent is ignored
-	anyVersion bool          // status routes: clients poll the URL as given, without api-version
+	name       string                                                            // for records and metrics: the operation's name in the REST reference, or one like them
+	action     access.Action                                                     // set by newRouter from the table of actions
+	changes    bool                                                              // something that outlasts the call: state, or who has it
+	maxBody    int64                                                             // bytes; 0 means the operation takes no body, and one that is sent is ignored
+	anyVersion bool                                                              // status routes: clients poll the URL as given, without api-version
+	may        func(h *hsm.HSM, ctx context.Context, caller access.Caller) error // of one that changes something; nil: by action and scope
 	run        func(ctx context.Context, c *call) (answer, error)
 }
 
@@ -127,12 +128,9 @@ func (h *Handler) respond(w http.ResponseWriter, r *http.Request, serve func(e *
 		defer h.cfg.Metrics.Begin()()
 	}
 	defer func() {
-		if p := recover(); p != nil { // the server answers it, and there is no answer without a record
-			e.Status, e.Code = http.StatusInternalServerError, "InternalServerError"
-			if h.cfg.Recorder != nil {
-				_ = h.cfg.Recorder.Outcome(context.WithoutCancel(r.Context()), e)
-			}
-			panic(p)
+		if p := recover(); p != nil {
+			e.Took = h.cfg.Now().Sub(started)
+			panic(record.Panicked(r.Context(), h.cfg.Recorder, e, p))
 		}
 	}()
 	a, err := serve(e)
@@ -184,8 +182,8 @@ var fixedHeaders = []struct {
 	{"Content-Security-Policy", []string{"default-src 'self'"}},
 }
 
-// serve is the order of every request: path, host, token, rate, route, version, body, HSM, place, token again, record,
-// operation.
+// serve is the order of every request: path, host, token, rate, route, version, body, HSM, place, token again, right,
+// record, operation.
 func (h *Handler) serve(w http.ResponseWriter, r *http.Request, name string, e *record.Call) (answer, error) {
 	if r.Header.Get("X-Http-Method") != "" || r.Header.Get("X-Http-Method-Override") != "" || r.Header.Get("X-Http-Request") != "" {
 		return answer{}, failure.New(failure.BadParameter, "a method override header is not accepted; send the method itself")
@@ -256,13 +254,32 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, name string, e *
 	if caller, err = h.authenticate(w, r, resource); err != nil {
 		return answer{}, err
 	}
-	if m.op.changes && h.cfg.Recorder != nil {
-		if err := h.cfg.Recorder.Intent(r.Context(), e); err != nil {
+	if m.op.changes {
+		// Whoever may not, begins nothing and has no intent: a refusal is one record. What is done is decided where it is
+		// done, which asks again.
+		if err := m.may(r.Context(), target, caller); err != nil {
 			return answer{}, err
 		}
-		e.Intended = true
+		if h.cfg.Recorder != nil {
+			if err := h.cfg.Recorder.Intent(r.Context(), e); err != nil {
+				return answer{}, err
+			}
+			e.Intended = true
+		}
 	}
 	return m.op.run(r.Context(), &call{caller: caller, hsm: target, base: "https://" + r.Host, name: m.name, version: m.version, id: m.id, query: query, body: body, record: e})
+}
+
+// may asks whether a caller may begin an operation.
+func (m *match) may(ctx context.Context, target *hsm.HSM, caller access.Caller) error {
+	if m.op.may != nil {
+		return m.op.may(target, ctx, caller)
+	}
+	scope := m.scope
+	if scope == "" {
+		scope = access.ScopeKey(m.name)
+	}
+	return target.May(ctx, caller, m.action, scope)
 }
 
 // authenticate verifies the bearer token. SDK clients send their first request without one, and with the body
@@ -490,12 +507,15 @@ func encode(body any) []byte {
 	return out
 }
 
-// writeError is the only place that writes a status of 400 or more.
+// writeError is the only place that writes a status of 400 or more. What a stranger is refused is logged for debugging
+// only, or anybody could fill the disk of the log.
 func (h *Handler) writeError(ctx context.Context, w http.ResponseWriter, r *http.Request, e *record.Call, err error, body api.ErrorBody) {
 	switch {
+	case e.Caller.ObjectID == "" && e.Status != http.StatusInternalServerError: // also 503, while an issuer is down
+		h.cfg.Log.DebugContext(ctx, "request of a stranger refused", "request", e.Request, "method", printableMethod(r.Method), "status", e.Status, "code", body.Error.Code, "error", err)
 	case e.Status >= 500:
 		h.cfg.Log.ErrorContext(ctx, "request failed", "request", e.Request, "operation", e.Operation, "method", printableMethod(r.Method), "status", e.Status, "error", err)
-	case e.Status != http.StatusUnauthorized:
+	default:
 		h.cfg.Log.InfoContext(ctx, "request refused", "request", e.Request, "operation", e.Operation, "method", printableMethod(r.Method), "status", e.Status, "code", body.Error.Code)
 	}
 	if errors.Is(err, failure.Throttled) || errors.Is(err, failure.Unavailable) {
@@ -505,7 +525,7 @@ func (h *Handler) writeError(ctx context.Context, w http.ResponseWriter, r *http
 	writeBody(w, e.Status, out)
 }
 
-// retryAfter is when whoever is refused for now should come back.
+// retryAfter is when whoever is throttled, or finds the server busy, should come back.
 var retryAfter = strconv.Itoa(int(limit.RetryAfter / time.Second))
 
 func writeBody(w http.ResponseWriter, status int, body []byte) {

@@ -3,6 +3,9 @@ package dataplane_test
 import (
 	"context"
 	"encoding/json"
+	"log/slog"
+	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -23,6 +26,7 @@ type clerk struct {
 	mu              sync.Mutex
 	intents, ended  []record.Call
 	noIntent, noEnd bool
+	atIntent        func() // nil: nothing happens
 }
 
 func (c *clerk) keep(list *[]record.Call, e *record.Call, broken bool) error {
@@ -36,6 +40,9 @@ func (c *clerk) keep(list *[]record.Call, e *record.Call, broken bool) error {
 }
 
 func (c *clerk) Intent(_ context.Context, e *record.Call) error {
+	if c.atIntent != nil {
+		c.atIntent()
+	}
 	return c.keep(&c.intents, e, c.noIntent)
 }
 
@@ -129,6 +136,111 @@ func TestEveryCallIsRecorded(t *testing.T) {
 	}
 }
 
+// Covers L2, L3: on every route, well asked and badly, with a right and without, each call leaves one outcome; and nothing of
+// its headers, query, body or token, nor a name that is none, is in it or in the log at its most talkative.
+func TestRecordsHoldNothingOfARequest(t *testing.T) {
+	f, c := newFixture(t, "alpha"), &clerk{}
+	f.activate("alpha")
+	f.configure(func(cfg *dataplane.Config) { cfg.Recorder = c })
+	f.level.Set(slog.LevelDebug)
+	const body = `{"canary":"canary","value":"canary","alg":"canary","kty":"canary","digest":"canary","target":"canary","key":{"kty":"canary","k":"canary"},"tags":{"canary":"canary"},"count":"canary",` +
+		`"key_ops":["canary"],"certificates":["canary"],"attributes":{"canary":1},"lifetimeActions":["canary"],"properties":{"roleDefinitionId":"canary","principalId":"canary","permissions":[{"dataActions":["canary"]}]}}`
+	odd := strings.NewReplacer("{name}", "canary_", "{version}", "canary", "{id}", "canary")
+	headers := map[string]string{}
+	for _, name := range []string{"X-Canary", "Cookie", "User-Agent", "Referer", "Origin", "Accept", "X-Forwarded-For", "Forwarded", "X-Ms-Client-Request-Id"} {
+		headers[name] = "canary canary" // which is no ID of a request either
+	}
+	for _, route := range f.everyRoute() {
+		for what, change := range map[string]func(r *request){
+			"a body":           func(r *request) { r.body = body },
+			"a body, no right": func(r *request) { r.body, r.token = body, route.token },
+			"no JSON":          func(r *request) { r.body = "<canary>" },
+			"a kind of body":   func(r *request) { r.body, r.contentType = "canary", "text/canary" },
+			"a query": func(r *request) {
+				r.query = "api-version=7.4&canary=canary&$filter=canary&$skiptoken=canary&maxresults=canary"
+			},
+			"a version":          func(r *request) { r.query = "api-version=canary" },
+			"a query twice":      func(r *request) { r.query = "api-version=7.4&canary=canary&canary=canary" },
+			"a token":            func(r *request) { r.token = "canary.canary.canary" },
+			"headers":            func(r *request) { r.header = headers },
+			"headers, nobody":    func(r *request) { r.header, r.token = headers, "none" },
+			"names":              func(r *request) { r.path = odd.Replace(route.pattern) },
+			"names, nobody":      func(r *request) { r.path, r.token = odd.Replace(route.pattern), "none" },
+			"a path that is odd": func(r *request) { r.path += "/%63anary/../canary" },
+			"a method":           func(r *request) { r.method = "CANARY" },
+			"a method, nobody":   func(r *request) { r.method, r.token = "CANARY", "none" },
+		} {
+			r := route.request
+			r.token = f.bearer()
+			change(&r)
+			f.logs.Reset()
+			c.intents, c.ended = nil, nil
+			w := f.do(r)
+			if len(c.ended) != 1 || c.ended[0].Status != w.Code || len(c.intents) > 1 {
+				t.Errorf("%s %s, with %s: %d; %d intents and %d outcomes", route.method, route.pattern, what, w.Code, len(c.intents), len(c.ended))
+			}
+			if kept := jsonOf([]any{c.intents, c.ended}); strings.Contains(strings.ToLower(kept), "canary") {
+				t.Errorf("%s %s, with %s: what was sent is in the record: %s", route.method, route.pattern, what, kept)
+			}
+			if strings.Contains(strings.ToLower(f.logs.String()), "canary") {
+				t.Errorf("%s %s, with %s: what was sent is in the log: %s", route.method, route.pattern, what, &f.logs)
+			}
+		}
+	}
+}
+
+// Covers L5 at the data plane: nothing that changes something is about the log, and the settings are the one that is known.
+// Whoever adds an operation to this list has thought of where the records go.
+func TestNoOperationIsAboutTheLog(t *testing.T) {
+	known := strings.Fields(`DownloadSecurityDomain GetTransferKey UploadSecurityDomain CancelRecovery UpdateSetting RestoreKey ImportKey UpdateKey DeleteKey PurgeDeletedKey
+		RecoverDeletedKey CreateKey RotateKey UpdateKeyRotationPolicy Release PutRoleDefinition DeleteRoleDefinition PutRoleAssignment DeleteRoleAssignment`)
+	for _, op := range dataplane.Operations() {
+		if op.Changes && !slices.Contains(known, op.Name) {
+			t.Errorf("%s %s (%s) changes something that this test does not know", op.Method, op.Pattern, op.Name)
+		}
+	}
+	f := newFixture(t, "alpha")
+	f.activate("alpha")
+	var list struct{ Settings []struct{ Name string } }
+	if w := f.do(request{method: "GET", path: "/settings"}); json.Unmarshal(w.Body.Bytes(), &list) != nil || len(list.Settings) != 1 || list.Settings[0].Name != "AllowKeyManagementOperationsThroughARM" {
+		t.Errorf("settings: %s", w.Body)
+	}
+	before := f.snapshot()
+	for _, name := range []string{"audit", "Audit", "AuditFolder", "audit.folder", "log", "LogLevel"} {
+		if w := f.do(request{method: "PATCH", path: "/settings/" + name, body: `{"value":"false"}`}); w.Code != 404 {
+			t.Errorf("setting %s: %d %s", name, w.Code, w.Body)
+		}
+	}
+	if f.snapshot() != before {
+		t.Error("a setting that is none changed something")
+	}
+}
+
+// Covers L1, R4: a call that panics is recorded before anybody answers it, and the panic goes on to the server.
+func TestAPanicIsRecorded(t *testing.T) {
+	f, c := newFixture(t, "alpha"), &clerk{}
+	f.configure(func(cfg *dataplane.Config) { cfg.Recorder, cfg.HSMs = c, nil })
+	caught := func() (p any) {
+		defer func() { p = recover() }()
+		f.do(request{method: "GET", path: "/keys/k"})
+		return nil
+	}
+	if caught() == nil {
+		t.Fatal("nothing panicked")
+	}
+	if len(c.ended) != 1 || c.ended[0].Operation != "GetKey" || c.ended[0].Key != "k" || c.ended[0].Caller.ObjectID != adminID || c.ended[0].Status != 500 || c.ended[0].Code != "InternalServerError" {
+		t.Errorf("recorded: %+v", c.ended)
+	}
+	c.noEnd = true
+	if _, silent := caught().(record.Unrecorded); !silent {
+		t.Error("a call that cannot be recorded may be answered")
+	}
+	f.configure(func(cfg *dataplane.Config) { cfg.Recorder = nil })
+	if caught() == nil {
+		t.Error("without a recorder, nothing panicked")
+	}
+}
+
 // Whoever asks too often is told when to come back, and others do not notice.
 func TestRateLimit(t *testing.T) {
 	f := newFixture(t, "alpha")
@@ -154,6 +266,51 @@ func TestRateLimit(t *testing.T) {
 	f.now = f.now.Add(time.Second)
 	if got := list(adminID); got != 200 {
 		t.Errorf("a second later: %d", got)
+	}
+}
+
+// A stranger does not fill the log, whatever is wrong with what it sends; who is known is in it.
+func TestStrangersAreNotLogged(t *testing.T) {
+	f, c := newFixture(t, "alpha"), &clerk{}
+	f.activate("alpha")
+	f.logs.Reset()
+	f.level.Set(slog.LevelInfo)
+	plane := dataplane.New(f.config)
+	served, refused := f.handler, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		plane.Refuse(w, r, failure.New(failure.Misdirected, "no HSM has this address"))
+	})
+	for _, row := range []struct {
+		handler http.Handler
+		request request
+		status  int
+	}{
+		{served, request{method: "GET", path: "/keys", token: "none"}, 401},
+		{served, request{method: "GET", path: "/keys", token: "nobody"}, 401},
+		{served, request{method: "GET", path: "/keys", token: f.token(map[string]any{"exp": f.now.Add(-time.Hour).Unix()})}, 401},
+		{served, request{method: "GET", path: "/keys/%63anary", token: "none"}, 400},
+		{served, request{method: "GET", path: "/keys", query: "a=1&a=2", token: "none"}, 400},
+		{served, request{method: "GET", path: "/keys", token: "none", header: map[string]string{"X-HTTP-Method": "DELETE"}}, 400},
+		{refused, request{method: "GET", path: "/keys"}, 421},
+	} {
+		f.handler = row.handler
+		if w := f.do(row.request); w.Code != row.status {
+			t.Errorf("%+v: %d, want %d", row.request, w.Code, row.status)
+		}
+	}
+	c.noEnd = true
+	f.configure(func(cfg *dataplane.Config) { cfg.Recorder = c })
+	if w := f.do(request{method: "GET", path: "/keys", token: "none"}); w.Code != 503 {
+		t.Errorf("a stranger who cannot be recorded: %d", w.Code)
+	}
+	if f.logs.Len() > 0 {
+		t.Errorf("strangers are logged:\n%s", &f.logs)
+	}
+	if f.do(request{method: "GET", path: "/keys"}); !strings.Contains(f.logs.String(), "status=503") {
+		t.Errorf("a failure for somebody known is not logged: %q", &f.logs)
+	}
+	c.noEnd = false
+	if f.do(request{method: "GET", path: "/keys", token: f.token(map[string]any{"oid": lowID, "sub": lowID})}); !strings.Contains(f.logs.String(), "AccessDenied") {
+		t.Errorf("a refusal of somebody known is not logged: %q", &f.logs)
 	}
 }
 

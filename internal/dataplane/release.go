@@ -18,7 +18,8 @@ func releaseKey(ctx context.Context, c *call) (answer, error) {
 		return answer{}, err
 	}
 	jws, err := k.Release(ctx, c.caller, c.name, c.version, keys.ReleaseParams{Target: request.Target, Encryption: request.Enc,
-		Payload: func(key keys.Key, r keys.Released) ([]byte, error) { return c.releasePayload(key, r, request.Nonce) }})
+		Attested: func(authority, recipient string) { c.record.Authority, c.record.Recipient = authority, recipient },
+		Payload:  func(key keys.Key, r keys.Released) ([]byte, error) { return c.releasePayload(key, r, request.Nonce) }})
 	if err != nil {
 		return answer{}, err
 	}

@@ -1,6 +1,7 @@
 package dataplane_test
 
 import (
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/rand"
 	"crypto/rsa"
@@ -19,6 +20,8 @@ import (
 
 	"github.com/go-jose/go-jose/v4"
 	"github.com/tink-crypto/tink-go/v2/kwp/subtle"
+
+	"strongroom/internal/dataplane"
 )
 
 // authorityURL is the attestation authority that the fixture's HSMs believe.
@@ -229,6 +232,45 @@ func (f *fixture) signsAlike(t *testing.T, kid string, key []byte) {
 	}
 	if path := kid[strings.Index(kid, "/keys/"):]; sign(path) != sign("/keys/copy") {
 		t.Errorf("%s: another key is released", path)
+	}
+}
+
+// Covers L2, L3: the record of a release says on whose word a key left and for whom, also where it stayed in the end; where
+// no configured authority vouches for the token, nothing of it is in the record.
+func TestReleasesAreRecorded(t *testing.T) {
+	f, c := newFixture(t, "alpha"), &clerk{}
+	f.configure(func(cfg *dataplane.Config) { cfg.Recorder = c })
+	f.activate("alpha")
+	for name, claim := range map[string]string{"leaves": "sevsnpvm", "stays": "another"} {
+		if w := f.do(request{method: "POST", path: "/keys/" + name + "/create", body: leaver("EC", claim)}); w.Code != 200 {
+			t.Fatal(w.Body)
+		}
+	}
+	recipient := mustKey(2048).PublicKey
+	sum, err := (&jose.JSONWebKey{Key: &recipient}).Thumbprint(crypto.SHA256)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, row := range map[string]struct {
+		key, token           string
+		status               int
+		authority, recipient string
+	}{
+		"released":         {"leaves", f.attested(&recipient, nil), 200, authorityURL, b64(sum)},
+		"policy":           {"stays", f.attested(&recipient, nil), 403, authorityURL, b64(sum)},
+		"no recipient":     {"leaves", f.attested(&recipient, map[string]any{"x-ms-runtime": nil}), 403, authorityURL, ""},
+		"unknown issuer":   {"leaves", f.attested(&recipient, map[string]any{"iss": "https://evil.test"}), 403, "", ""},
+		"expired":          {"leaves", f.attested(&recipient, map[string]any{"exp": f.now.Add(-time.Hour).Unix()}), 403, "", ""},
+		"no token at all":  {"leaves", "rubbish", 400, "", ""},
+		"not even the key": {"none", f.attested(&recipient, nil), 404, "", ""},
+	} {
+		c.intents, c.ended = nil, nil
+		if w := f.do(request{method: "POST", path: "/keys/" + row.key + "/release", body: `{"target":"` + row.token + `"}`}); w.Code != row.status {
+			t.Errorf("%s: %d %s, want %d", name, w.Code, w.Body, row.status)
+		}
+		if len(c.ended) != 1 || c.ended[0].Operation != "Release" || c.ended[0].Authority != row.authority || c.ended[0].Recipient != row.recipient {
+			t.Errorf("%s: recorded %+v, want authority %q and recipient %q", name, c.ended, row.authority, row.recipient)
+		}
 	}
 }
 

@@ -25,6 +25,7 @@ type match struct {
 	op                operation
 	action            access.Action // that its caller must have
 	name, version, id string
+	scope             string // where in the HSM its caller must have it; "": the key of that name
 }
 
 // router finds operations by method and path. It exists because the standard library's mux answers the paths of
@@ -41,14 +42,21 @@ type compiled struct {
 	action   access.Action
 	segments []string
 	literals int
+	scope    string // "": the key that the path names
 }
 
 func newRouter(routes []route) router {
 	var r router
 	for _, route := range routes {
 		route.op.action = actions[route.method+" "+route.pattern]
-		c := compiled{route: route, action: actions[route.method+" "+route.pattern], segments: strings.Split(route.pattern, "/")}
+		c := compiled{route: route, action: actions[route.method+" "+route.pattern], segments: strings.Split(route.pattern, "/"), scope: access.ScopeRoot}
+		if c.segments[0] == "keys" || c.segments[0] == "deletedkeys" { // lists, restore, and the roles of all keys
+			c.scope = access.ScopeKeys
+		}
 		for _, s := range c.segments {
+			if s == segmentName {
+				c.scope = ""
+			}
 			if s != segmentName && s != segmentVersion && s != segmentID {
 				c.literals++
 			}
@@ -148,7 +156,7 @@ func (r *router) find(method string, segments []string) (match, error) {
 
 // match compares segments of the same number.
 func (c *compiled) match(segments []string) (m match, ok bool) {
-	m.op, m.action = c.op, c.action
+	m.op, m.action, m.scope = c.op, c.action, c.scope
 	for i, want := range c.segments {
 		s := segments[i]
 		switch want {

@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"strongroom/internal/access"
+	"strongroom/internal/hsm"
 	"strongroom/internal/keys"
 )
 
@@ -30,7 +31,7 @@ var routes = append(roleRoutes(), []route{
 
 	{"GET", "settings", operation{name: "GetSettings", run: listSettings}},
 	{"GET", "settings/{id}", operation{name: "GetSetting", run: getSetting}},
-	{"PATCH", "settings/{id}", operation{name: "UpdateSetting", changes: true, maxBody: smallBody, run: updateSetting}},
+	{"PATCH", "settings/{id}", operation{name: "UpdateSetting", changes: true, maxBody: smallBody, may: (*hsm.HSM).MaySet, run: updateSetting}},
 
 	{"GET", "keys", operation{name: "GetKeys", run: listKeys}},
 	{"POST", "keys/restore", operation{name: "RestoreKey", changes: true, maxBody: restoreBody, run: restoreKey}},

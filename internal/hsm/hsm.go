@@ -430,6 +430,16 @@ func (h *HSM) ID() string { return h.id }
 // Name is the HSM's name as first written.
 func (h *HSM) Name() string { return h.name }
 
+// May asks whether the caller may do an action at a scope, as the method that does it will ask again. It is for whoever
+// has to do something before the method begins and must not do it for just anybody; it gives no right. A scope that is
+// none can only come from the name of a key, and is a failure.BadParameter.
+func (h *HSM) May(ctx context.Context, caller access.Caller, action access.Action, scope string) error {
+	if !access.ValidScope(scope) {
+		return failure.New(failure.BadParameter, "a key name has 1 to 127 letters (a to z), digits and hyphens")
+	}
+	return h.s.cfg.Authorizer.Check(ctx, h.id, caller, action, scope)
+}
+
 // Roles is the management of the HSM's roles. Before activation it refuses, as every call but those of the security
 // domain does.
 func (h *HSM) Roles() *access.Roles {

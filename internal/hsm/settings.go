@@ -66,13 +66,19 @@ func (h *HSM) Setting(ctx context.Context, caller access.Caller, name string) (S
 	return Setting{}, noSetting()
 }
 
+// MaySet is [HSM.May] for SetSetting.
+func (h *HSM) MaySet(ctx context.Context, caller access.Caller) error {
+	err := h.May(ctx, caller, access.SecurityDomainDownload, access.ScopeRoot)
+	if e, refused := errors.AsType[*failure.Error](err); refused && e.Kind == failure.Forbidden {
+		return failure.New(failure.Forbidden, "settings are changed by who may download the security domain: %s", e.Message)
+	}
+	return err
+}
+
 // SetSetting turns a setting on ("true", in any case) or off ("false") and returns it. It is for administrators; as no data action is published for it,
 // it asks for one that no other built-in role has.
 func (h *HSM) SetSetting(ctx context.Context, caller access.Caller, name, value string) (Setting, error) {
-	if err := h.s.cfg.Authorizer.Check(ctx, h.id, caller, access.SecurityDomainDownload, access.ScopeRoot); err != nil {
-		if e, refused := errors.AsType[*failure.Error](err); refused && e.Kind == failure.Forbidden {
-			return Setting{}, failure.New(failure.Forbidden, "settings are changed by who may download the security domain: %s", e.Message)
-		}
+	if err := h.MaySet(ctx, caller); err != nil {
 		return Setting{}, err
 	}
 	if !strings.EqualFold(name, SettingARMKeys) {

@@ -187,14 +187,14 @@ func (i *Issuer) attestClient(r *http.Request, base string) (string, error) {
 	}
 	candidate := secret.Take([]byte(password))
 	defer candidate.Wipe()
-	app, ok, err := i.signIn(r.Context(), user, candidate)
+	app, ok, err := i.signIn(r.Context(), applications, user, candidate)
 	if err != nil {
 		return "", err
 	}
 	if !ok {
-		return "", i.refuseSignIn(r.Context(), user)
+		return "", i.refuseSignIn(r.Context(), applications, user)
 	}
-	return app.ObjectID, nil
+	return app.objectID, nil
 }
 
 func readAttest(w http.ResponseWriter, r *http.Request) (attestRequest, error) {

@@ -7,13 +7,13 @@ import (
 
 const (
 	failureWindow = time.Minute
-	maxFailures   = 10   // per client ID and window, before the answer becomes 429
-	maxFailing    = 1024 // client IDs watched at once
+	maxFailures   = 10   // per ID and window, before the answer becomes 429
+	maxFailing    = 1024 // IDs watched at once
 )
 
-// failures counts refused sign-ins by client ID, known or not. It slows nobody down who has the right secret: a
-// secret cannot be guessed, so the count only has to keep noise small, and a stranger must not be able to lock an
-// application out by failing in its name (threat A9).
+// failures counts refused sign-ins by what was signed in with, a client ID or the name of a user, known or not. It slows
+// nobody down who has the right secret: a secret cannot be guessed, so the count only has to keep noise small, and a
+// stranger must not be able to lock anybody out by failing in their name (threat A9).
 type failures struct {
 	now func() time.Time
 

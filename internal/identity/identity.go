@@ -1,12 +1,12 @@
 // Package identity is the embedded token issuer: OpenID Connect discovery, a key set, and tokens for applications
-// by client credentials, so that a laptop or a CI job works without a cloud. It answers in the forms that three
-// kinds of client need: az (an authority that ends in /adfs), the Azure SDKs (an authority with a tenant) and
-// plain OpenID Connect.
+// by client credentials and for users by a password, so that a laptop or a CI job works without a cloud. It answers in
+// the forms that three kinds of client need: az (an authority that ends in /adfs), the Azure SDKs (an authority with a
+// tenant) and plain OpenID Connect.
 //
 // With Config.Attestation it is an attestation authority too, for trying secure key release out.
 //
-// There are no users, no sessions, no login pages and no refresh tokens. What a token allows is not decided here:
-// package access verifies tokens, of this issuer or another, and evaluates roles.
+// There are no login pages, no cookies and no passwords of people's own choosing. What a token allows is not decided
+// here: package access verifies tokens, of this issuer or another, and evaluates roles.
 package identity
 
 import (
@@ -18,6 +18,7 @@ import (
 	"log/slog"
 	"net/url"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/coreos/go-oidc/v3/oidc"
@@ -29,8 +30,8 @@ import (
 	"strongroom/internal/store"
 )
 
-// TokenLifetime is how long an access token is good, unless its application is deleted or its tokens are called back
-// before.
+// TokenLifetime is how long an access token is good, unless its application or user is deleted or its tokens are called
+// back before.
 const TokenLifetime = time.Hour
 
 // Config is what the issuer stands on. All fields but Attestation are required, but for what [OpenDirectory] says.
@@ -40,7 +41,7 @@ type Config struct {
 	BaseURLs []string
 	Tenant   string // GUID
 	Store    store.Store
-	Seal     seal.Seal // keeps the signing key and the applications
+	Seal     seal.Seal // keeps the signing key, the applications and the users
 	Rand     io.Reader
 	Now      func() time.Time
 	Log      *slog.Logger
@@ -53,8 +54,9 @@ type Config struct {
 type Issuer struct {
 	*Directory
 	key     signingKey
-	decoy   decoy
+	decoys  map[*class]decoy
 	failing *failures
+	swept   atomic.Int64 // Unix time of the last sweep of all sign-ins
 	attest  *attestation // nil unless Config.Attestation
 	records record.Recorder
 }
@@ -80,11 +82,11 @@ func Open(ctx context.Context, cfg Config) (*Issuer, error) {
 	if err != nil {
 		return nil, err
 	}
-	d, err := newDecoy(cfg)
+	decoys, err := newDecoys(cfg)
 	if err != nil {
 		return nil, err
 	}
-	i := &Issuer{Directory: OpenDirectory(cfg), key: key, decoy: d, failing: newFailures(cfg.Now)}
+	i := &Issuer{Directory: OpenDirectory(cfg), key: key, decoys: decoys, failing: newFailures(cfg.Now)}
 	if cfg.Attestation {
 		if i.attest, err = openAttestation(ctx, cfg, i.Issuers()); err != nil {
 			i.Close()
@@ -99,7 +101,7 @@ func Open(ctx context.Context, cfg Config) (*Issuer, error) {
 func (i *Issuer) Record(r record.Recorder) { i.records = r }
 
 // Issuers returns every name under which this issuer's tokens appear, with its key, for access.NewVerifier. The
-// key is handed over in memory: the server does not ask itself over HTTP. Nor for whether an application is still there.
+// key is handed over in memory: the server does not ask itself over HTTP. Nor for whether an application or user is still there.
 func (i *Issuer) Issuers() []access.Issuer {
 	keys := &oidc.StaticKeySet{PublicKeys: []crypto.PublicKey{i.key.public}}
 	var list []access.Issuer

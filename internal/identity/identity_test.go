@@ -86,12 +86,20 @@ type fixture struct {
 	store  store.Store
 	seal   testSeal
 	log    *bytes.Buffer
-	clock  *atomic.Int64 // seconds added to the real time
-	app    App
-	secret secret.Bytes
+	clock  *atomic.Int64 // seconds added to the real time, or to stopped
+	// stopped, if it is set before anything is asked, is the time instead of the real one: for tests of what ends by age.
+	stopped time.Time
+	app     App
+	secret  secret.Bytes
 }
 
-func (f *fixture) now() time.Time { return time.Now().Add(time.Duration(f.clock.Load()) * time.Second) }
+func (f *fixture) now() time.Time {
+	now := f.stopped
+	if now.IsZero() {
+		now = time.Now()
+	}
+	return now.Add(time.Duration(f.clock.Load()) * time.Second)
+}
 
 func newFixture(t *testing.T) *fixture {
 	t.Helper()
@@ -390,7 +398,7 @@ func TestRefusedTokenRequests(t *testing.T) {
 		status int
 		code   string
 	}{
-		"another grant":             {url.Values{"grant_type": {"password"}}, nil, 400, "unsupported_grant_type"},
+		"another grant":             {url.Values{"grant_type": {"authorization_code"}}, nil, 400, "unsupported_grant_type"},
 		"no grant":                  {url.Values{"grant_type": nil}, nil, 400, "unsupported_grant_type"},
 		"wrong secret":              {url.Values{"client_secret": {"wrong"}}, nil, 401, "invalid_client"},
 		"secret with a space":       {url.Values{"client_secret": {good + " "}}, nil, 401, "invalid_client"},
@@ -817,7 +825,7 @@ func TestFullDiskOnFirstStart(t *testing.T) {
 
 // Covers R4, A2: any path is either one of the routes, spelled exactly, or not ours.
 func FuzzFind(f *testing.F) {
-	for _, p := range []string{"/", "/discovery/keys", "/" + tenant + "/oauth2/v2.0/token", "/adfs/../oauth2/token", "/common/oauth2/token", "//oauth2/token", "/%2foauth2/token"} {
+	for _, p := range []string{"/", "/discovery/keys", "/" + tenant + "/oauth2/v2.0/token", "/adfs/../oauth2/token", "/common/oauth2/token", "//oauth2/token", "/%2foauth2/token", "/common/UserRealm/anna@example.org", "/common/UserRealm/a%41"} {
 		f.Add(p)
 	}
 	known := []string{tenant, "common", "organizations", "consumers"}
@@ -827,6 +835,9 @@ func FuzzFind(f *testing.F) {
 			return
 		}
 		spelled := strings.Replace(r.pattern, "{tenant}", name, 1)
+		if r.kind == userRealm {
+			spelled = strings.Replace(r.pattern, "{user}", strings.TrimPrefix(path, realmPath), 1)
+		}
 		if !strings.EqualFold(spelled, path) || strings.ContainsAny(path, "%\\ ") || strings.Contains(path, "..") {
 			t.Fatalf("%q was taken for %s", path, r.pattern)
 		}
@@ -836,7 +847,7 @@ func FuzzFind(f *testing.F) {
 	})
 }
 
-// Covers R4: any form is answered with a refusal that is JSON, and nothing in it gets a token without the secret.
+// Covers R4: any form is answered with a refusal that is JSON, and nothing in it gets a token without the secret or the password.
 func FuzzTokenForm(f *testing.F) {
 	cfg := Config{BaseURLs: []string{"https://localhost:1"}, Tenant: tenant, Store: memory.New(), Seal: newSeal(f), Rand: rand.Reader, Now: time.Now, Log: slog.New(slog.DiscardHandler)}
 	i, err := Open(context.Background(), cfg)
@@ -847,6 +858,11 @@ func FuzzTokenForm(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
+	if _, _, err := i.AddUser(context.Background(), "anna"); err != nil {
+		f.Fatal(err)
+	}
+	f.Add("grant_type=password&client_id="+azClient+"&username=anna&password=x&scope=https://a/.default+openid+offline_access", "")
+	f.Add("grant_type=refresh_token&client_id="+azClient+"&refresh_token="+refreshMark+strings.Repeat("A", 86)+"&scope=https://a/.default", "")
 	for _, s := range []string{"", "grant_type=client_credentials&client_id=" + app.ClientID + "&client_secret=x&scope=https://a/.default", "grant_type=client_credentials&client_id=%zz", ";&=&;"} {
 		f.Add(s, "Basic eDp5")
 	}

@@ -33,10 +33,11 @@ type kind int
 
 const (
 	discovery    kind = iota + 1 // GET: the discovery document of a form
-	token                        // POST: client credentials
+	token                        // POST: tokens, for client credentials, a password or a refresh token
 	authorize                    // any: interactive sign-in, which is refused with a reason
 	keySet                       // GET: the public keys
 	instanceInfo                 // GET: which authority answers for a host, for MSAL with instance discovery on
+	userRealm                    // GET: that users sign in here and not at a federated server, whoever they are; for MSAL
 
 	attestDiscovery // GET: the discovery document of the attestation authority
 	attestKeys      // GET: its public keys
@@ -49,11 +50,17 @@ type route struct {
 	form    form
 }
 
-// routes is every path of the issuer. {tenant} stands for a GUID or one of Entra ID's tenant aliases.
+// realmPath is where MSAL asks about a user before it sends the password, if the authority has a tenant. A user's name
+// follows.
+const realmPath = "/common/UserRealm/"
+
+// routes is every path of the issuer. {tenant} stands for a GUID or one of Entra ID's tenant aliases, {user} for the name of
+// a user, whether there is one or not.
 var routes = func() []route {
 	list := []route{
 		{"/discovery/keys", keySet, plain},
 		{"/common/discovery/instance", instanceInfo, v2},
+		{realmPath + "{user}", userRealm, plain},
 		{attestPath + "/.well-known/openid-configuration", attestDiscovery, plain},
 		{attestPath + "/certs", attestKeys, plain},
 		{attestPath + "/token", attest, plain},
@@ -73,6 +80,13 @@ func find(path string) (r route, tenant string, ok bool) {
 		return route{}, "", false
 	}
 	for _, r := range routes {
+		if r.kind == userRealm {
+			name, found := strings.CutPrefix(path, realmPath)
+			if _, is := normalName(name); found && is {
+				return r, "", true
+			}
+			continue
+		}
 		rest, hasTenant := strings.CutPrefix(r.pattern, "/{tenant}")
 		if !hasTenant {
 			if path == r.pattern {

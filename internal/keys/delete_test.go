@@ -440,10 +440,10 @@ func TestReplayedLife(t *testing.T) {
 		return fmt.Sprint(live == nil, key.Enabled, key.Tags, gone == nil, deleted.DeletedAt, deleted.Enabled, deleted.Tags), ""
 	}
 	tried := 0
-	for now, state := range states {
+	for newest, state := range states {
 		overwrite(t, b.store, state)
 		want, _ := look()
-		for then := range now {
+		for then := range newest {
 			for _, path := range slices.Sorted(maps.Keys(merged(states[then], state))) {
 				old, had := states[then][path]
 				if current, has := state[path]; had == has && old == current || path == b.countPath() || path == b.servedPath() {
@@ -458,7 +458,7 @@ func TestReplayedLife(t *testing.T) {
 				overwrite(t, b.store, replayed)
 				tried++
 				if got, kind := look(); kind != failure.Tampered && got != want {
-					t.Errorf("state %d with %s of state %d: %s, want %s or tampered", now, path, then, got, want)
+					t.Errorf("state %d with %s of state %d: %s, want %s or tampered", newest, path, then, got, want)
 				}
 			}
 		}

@@ -21,6 +21,9 @@ type ReleaseParams struct {
 	Target string
 	// Encryption is the way of wrapping, one of engine.RSAAESKeyWrap and its likes; "" means engine.RSAAESKeyWrap.
 	Encryption string
+	// Attested is told, once a token is verified, which authority vouches for it and the thumbprint of the key that it
+	// names (RFC 7638; "" where it names none), for the record, whatever comes of the release. Optional.
+	Attested func(authority, recipient string)
 	// Payload makes what is signed of the key, as it is known outside, and its wrapped form.
 	Payload func(Key, Released) ([]byte, error)
 }
@@ -62,36 +65,65 @@ func (k *Keys) Release(ctx context.Context, caller access.Caller, name, version 
 	if err != nil {
 		return nil, err
 	}
+	if p.Attested != nil {
+		named := ""
+		if to, err := release.Recipient(attested.Claims); err == nil {
+			named = to.Thumbprint()
+		}
+		p.Attested(attested.Authority, named)
+	}
 	// That may have waited for the authority's keys, and what was answered meanwhile counts: a right that was taken, a
 	// key that was disabled or deleted, a policy that became narrower. So everything is asked again.
-	if eng, lower, err = k.enterKey(ctx, caller, access.KeyRelease, name); err != nil {
-		return nil, err
-	}
-	rec, v, policy, err := k.releasable(ctx, eng, lower, version)
+	r, err := k.mayLeave(ctx, caller, name, version, attested)
 	if err != nil {
 		return nil, err
 	}
-	what := describe(rec.Name, v.ID)
-	to, err := recipient(policy, attested, what)
-	if err != nil {
-		return nil, err
-	}
-	wrapped, err := eng.Release(ctx, v.ref(k.cfg.HSM, lower), p.Encryption, engine.Public{Type: engine.RSA, N: to.N, E: to.E})
+	what := describe(r.rec.Name, r.v.ID)
+	wrapped, err := r.eng.Release(ctx, r.v.ref(k.cfg.HSM, r.lower), p.Encryption, engine.Public{Type: engine.RSA, N: r.to.N, E: r.to.E})
 	if errors.Is(err, engine.ErrRecipient) {
 		return nil, notReleasedBecause(err, "%s is not released: the key for encryption in the token's claim x-ms-runtime.keys is not an RSA key of 2048, 3072 or 4096 bits with an odd exponent from 65537, or is one that can be factored", what)
 	}
 	if err != nil {
 		return nil, engineFailure(err, what)
 	}
-	payload, err := p.Payload(k.key(rec.Name, v), Released{Encryption: p.Encryption, Wrapped: wrapped, Recipient: to.ID})
+	payload, err := p.Payload(k.key(r.rec.Name, r.v), Released{Encryption: p.Encryption, Wrapped: wrapped, Recipient: r.to.ID})
 	if err != nil {
 		return nil, failure.Wrap(failure.Internal, err, "the released key cannot be encoded")
 	}
 	if jws, _, err = k.cfg.Statement(ctx, releaseType, payload); err != nil {
 		return nil, err
 	}
-	k.cfg.Log.InfoContext(ctx, "key released", "hsm_id", k.cfg.HSM, "key", rec.Name, "version", v.ID, "caller", caller.ObjectID, "authority", attested.Authority)
+	// The engine may have waited too, for its turn among heavy work. Nothing has left yet, so what was answered until here
+	// still counts. The question is about this version, also where a newer one was made meanwhile.
+	if _, err = k.mayLeave(ctx, caller, name, r.v.ID, attested); err != nil {
+		return nil, err
+	}
+	k.cfg.Log.InfoContext(ctx, "key released", "hsm_id", k.cfg.HSM, "key", r.rec.Name, "version", r.v.ID, "caller", caller.ObjectID, "authority", attested.Authority, "recipient", r.to.Thumbprint())
 	return jws, nil
+}
+
+// leaving is a version of a key that may be released now, and the key that it is released to.
+type leaving struct {
+	eng   engine.Engine
+	lower string
+	rec   *keyRecord
+	v     *versionRecord
+	to    release.Key
+}
+
+// mayLeave asks all that a release stands on, as it is now: the caller's right, the key, its policy and what was attested.
+func (k *Keys) mayLeave(ctx context.Context, caller access.Caller, name, version string, attested access.Attestation) (r leaving, err error) {
+	if r.eng, r.lower, err = k.enterKey(ctx, caller, access.KeyRelease, name); err != nil {
+		return leaving{}, err
+	}
+	var policy *release.Policy
+	if r.rec, r.v, policy, err = k.releasable(ctx, r.eng, r.lower, version); err != nil {
+		return leaving{}, err
+	}
+	if r.to, err = recipient(policy, attested, describe(r.rec.Name, r.v.ID)); err != nil {
+		return leaving{}, err
+	}
+	return r, nil
 }
 
 // releasable finds a version that may be released to somebody, and its policy.

@@ -200,7 +200,7 @@ func TestReleasedKeysAreTheKeys(t *testing.T) {
 		}
 	}
 	// An operator sees who took what, and on whose word.
-	for _, word := range []string{"key released", "key=ECP256 ", alice.ObjectID, "authority=" + authorityURL} {
+	for _, word := range []string{"key released", "key=ECP256 ", alice.ObjectID, "authority=" + authorityURL, "recipient="} {
 		if strings.Count(log.String(), word) < 4 {
 			t.Errorf("the log does not say %q of each release:\n%s", word, &log)
 		}

@@ -391,7 +391,7 @@ func TestReplayedPolicies(t *testing.T) {
 		states = append(states, dump(t, b.store))
 	}
 	tried := 0
-	for now, state := range states {
+	for newest, state := range states {
 		overwrite(t, b.store, state)
 		want, err := b.GetRotationPolicy(t.Context(), alice, "k")
 		if err != nil {
@@ -412,7 +412,7 @@ func TestReplayedPolicies(t *testing.T) {
 				got, err := b.GetRotationPolicy(t.Context(), alice, "k")
 				_, rotate := b.Rotate(t.Context(), alice, "k")
 				if failure.KindOf(err) != failure.Tampered && (err != nil || got != want) || err != nil && failure.KindOf(rotate) != failure.Tampered {
-					t.Errorf("state %d with %s of state %d: %+v, %v; rotate: %v", now, path, then, got, err, rotate)
+					t.Errorf("state %d with %s of state %d: %+v, %v; rotate: %v", newest, path, then, got, err, rotate)
 				}
 			}
 		}

@@ -159,7 +159,7 @@ func (l *Limiter) gate(hsm string) *gate {
 	return g
 }
 
-// Forget drops the places of an HSM that is gone.
+// Forget drops the places of an HSM that is gone for good. Requests that still have one give it back as ever.
 func (l *Limiter) Forget(hsm string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

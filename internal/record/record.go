@@ -6,6 +6,7 @@ package record
 import (
 	"context"
 	"net"
+	"net/http"
 	"time"
 
 	"strongroom/internal/access"
@@ -23,6 +24,7 @@ type Call struct {
 	Changes                bool          // it changes something that outlasts the call
 	Intended               bool          // the intent is recorded
 	Key, Version           string        // as used; from the path until then
+	Authority, Recipient   string        // of a release: the attestation authority, and the RFC 7638 thumbprint of the key that it attested
 	Status                 int           // 0 in an intent
 	Code                   string        // of the error
 	Took                   time.Duration
@@ -35,6 +37,19 @@ type Recorder interface {
 	Intent(ctx context.Context, c *Call) error
 	Outcome(ctx context.Context, c *Call) error
 }
+
+// Panicked keeps the outcome of a call that ends in the panic p, and returns what to panic with for the server, which
+// answers it: p or, as there is no answer without a record, an [Unrecorded]. r may be nil.
+func Panicked(ctx context.Context, r Recorder, c *Call, p any) any {
+	c.Status, c.Code = http.StatusInternalServerError, "InternalServerError"
+	if r != nil && r.Outcome(context.WithoutCancel(ctx), c) != nil {
+		return Unrecorded{p}
+	}
+	return p
+}
+
+// Unrecorded is a panic whose call could not be recorded. It must not be answered.
+type Unrecorded struct{ Panic any }
 
 // Source is the address of a peer without its port.
 func Source(remote string) string {

@@ -383,3 +383,15 @@ func FuzzRecipient(f *testing.F) {
 		}
 	})
 }
+
+// The example of RFC 7638 section 3.1.
+func TestThumbprint(t *testing.T) {
+	const n = "0vx7agoebGcQSuuPiLJXZptN9nndrQmbXEps2aiAFbWhM78LhWx4cbbfAAtVT86zwu1RK7aPFFxuhDR1L6tSoc_BJECPebWKRXjBZCiFV4n3oknjhMstn64tZ_2W-5JsGY4Hc5n9yBXArwl93lqt7_RN5w6Cf0h4QyQ5v-65YGjQR0_FDW2QvzqY368QQMicAtaSqzs8KJZgnYb9c7d0zgdAZHzu6qMQvRL5hajrn1n91CbOpbISD08qNLyrdkt-bFTWhAI4vMQFh6WeZu0fM4lFd2NcRwr3XPksINHaQ-G_xBniIqbw0Ls1jF44-csFCur-kEgU8awapJzKnqDKgw"
+	k, err := Recipient(value(t, `{"x-ms-runtime":{"keys":[{"kty":"RSA","use":"enc","kid":"2011-04-29","e":"AQAB","n":"`+n+`"}]}}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := k.Thumbprint(), "NzbLsXh8uDCcd-6MNwXF4W_7noWXFZAfHkxZsRGC9Xs"; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+}

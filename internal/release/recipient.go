@@ -1,6 +1,7 @@
 package release
 
 import (
+	"crypto/sha256"
 	"encoding/base64"
 	"errors"
 	"math/big"
@@ -21,6 +22,14 @@ type Key struct {
 	ID string // kid, may be empty
 	N  *big.Int
 	E  int
+}
+
+// Thumbprint names the key: the SHA-256 thumbprint of RFC 7638, 43 characters of base64url. Unlike kid, nobody can give it
+// to another key.
+func (k Key) Thumbprint() string {
+	b64 := base64.RawURLEncoding.EncodeToString
+	sum := sha256.Sum256([]byte(`{"e":"` + b64(big.NewInt(int64(k.E)).Bytes()) + `","kty":"RSA","n":"` + b64(k.N.Bytes()) + `"}`))
+	return b64(sum[:])
 }
 
 // Recipient returns the key that a released key is wrapped for: the first key of the claim x-ms-runtime.keys, a list of

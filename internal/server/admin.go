@@ -59,7 +59,7 @@ func OpenAdmin(ctx context.Context, o Options) (*Admin, error) {
 		return nil, &UsageError{err}
 	}
 	if o.ConfigFile != "" && !c.Identity.Embedded {
-		return nil, &UsageError{fmt.Errorf("the embedded issuer is off in %s, so no application could sign in: set [identity] embedded = true there, or make the application at the issuer that is configured", o.ConfigFile)}
+		return nil, &UsageError{fmt.Errorf("the embedded issuer is off in %s, so nobody could sign in at it: set [identity] embedded = true there, or make applications and users at the issuer that is configured", o.ConfigFile)}
 	}
 	if _, err := os.Lstat(filepath.Join(c.Data, bolt.FileName)); errors.Is(err, fs.ErrNotExist) {
 		return nil, &UsageError{fmt.Errorf("there is no server's database in %s; name the folder that the server was given as data", c.Data)}
@@ -126,7 +126,7 @@ func (a *Admin) record(ctx context.Context, operation string, thing func(outcome
 		}
 	}
 	if _, failed := a.audit.log.Append(context.WithoutCancel(ctx), e); failed != nil {
-		return failure.Wrap(failure.Unavailable, failed, "it was done or not, and the audit log does not say; when the disk is well, look at the list of applications and do it again")
+		return failure.Wrap(failure.Unavailable, failed, "it was done or not, and the audit log does not say; when the disk is well, look at the list and do it again")
 	}
 	return err
 }

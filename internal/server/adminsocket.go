@@ -47,6 +47,10 @@ var adminRoutes = map[string]adminRoute{
 	api.AdminListApplications:  adminCall((*Admin).ListApplications),
 	api.AdminRotateApplication: adminCall((*Admin).RotateApplication),
 	api.AdminDeleteApplication: adminCall((*Admin).DeleteApplication),
+	api.AdminCreateUser:        adminCall((*Admin).CreateUser),
+	api.AdminListUsers:         adminCall((*Admin).ListUsers),
+	api.AdminRotateUser:        adminCall((*Admin).RotateUser),
+	api.AdminDeleteUser:        adminCall((*Admin).DeleteUser),
 }
 
 func adminCall[Request, Answer any](do func(*Admin, context.Context, Request) (Answer, error)) adminRoute {
@@ -131,7 +135,7 @@ func (h *adminHandler) answer(w http.ResponseWriter, r *http.Request) (any, erro
 		return nil, failure.Wrap(failure.BadParameter, err, "the body could not be read")
 	}
 	if h.admin == nil {
-		return nil, failure.Coded(failure.Conflict, "EmbeddedIssuerOff", "the embedded issuer is off in this server's configuration, so no application could sign in; set [identity] embedded = true and start it again, or make the application at the issuer that is configured")
+		return nil, failure.Coded(failure.Conflict, "EmbeddedIssuerOff", "the embedded issuer is off in this server's configuration, so nobody could sign in at it; set [identity] embedded = true and start it again, or make applications and users at the issuer that is configured")
 	}
 	return do(r.Context(), h.admin, body)
 }

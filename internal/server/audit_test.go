@@ -12,8 +12,11 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
+	"strongroom/internal/access"
 	"strongroom/internal/audit"
+	"strongroom/internal/record"
 )
 
 // publicKey is the key that DATA/audit-key.pem has.
@@ -148,5 +151,18 @@ func TestAuditLogThatIsNotTheOne(t *testing.T) {
 	}
 	if _, err := audit.Verify(t.Context(), dir, audit.VerifyOptions{}); err != nil {
 		t.Errorf("the new log: %v", err)
+	}
+}
+
+// What the planes know of a call is in its record, each thing at its place.
+func TestEntryOfACall(t *testing.T) {
+	c := &record.Call{Request: "request", ClientRequest: "client", Caller: access.Caller{ObjectID: "object", AppID: "app", Issuer: "issuer"}, Source: "source", HSM: "name", HSMID: "id",
+		Operation: "operation", Action: "action", Key: "key", Version: "version", Authority: "authority", Recipient: "recipient"}
+	got := recorder{plane: audit.PlaneData}.entry(c, audit.PhaseIntent)
+	got.Time = time.Time{}
+	want := audit.Record{Phase: audit.PhaseIntent, Plane: audit.PlaneData, Request: "request", ClientRequest: "client", Principal: "object", App: "app", Issuer: "issuer", Source: "source",
+		HSM: "id", HSMName: "name", Operation: "operation", Action: "action", Key: "key", Version: "version", Authority: "authority", Recipient: "recipient"}
+	if got != want {
+		t.Errorf("got  %+v\nwant %+v", got, want)
 	}
 }

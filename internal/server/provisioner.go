@@ -83,7 +83,10 @@ func (p *provisioner) RecoverHSM(ctx context.Context, _ access.Caller, name stri
 }
 
 func (p *provisioner) PurgeHSM(ctx context.Context, _ access.Caller, name string) error {
-	_, err := p.s.hsms.Purge(ctx, name)
+	info, err := p.s.hsms.Purge(ctx, name)
+	if err == nil {
+		p.s.limits.Forget(info.ID)
+	}
 	return err
 }
 

@@ -33,8 +33,10 @@ import (
 	"strongroom/internal/failure"
 	"strongroom/internal/hsm"
 	"strongroom/internal/identity"
+	"strongroom/internal/limit"
 	"strongroom/internal/metrics"
 	"strongroom/internal/pki"
+	"strongroom/internal/record"
 	"strongroom/internal/seal"
 	"strongroom/internal/store"
 	"strongroom/internal/store/bolt"
@@ -59,6 +61,7 @@ type Server struct {
 	data       *dataplane.Handler
 	verifier   *access.Verifier
 	metrics    *metrics.Metrics
+	limits     *limit.Limiter                  // one for both planes: a principal has one rate
 	audit      *auditor                        // nil where the configuration turns it off
 	newAudit   bool                            // Options.NewAuditLog
 	wrap       func(http.Handler) http.Handler // Options.WrapDataPlane
@@ -380,7 +383,7 @@ func (s *Server) wire(ctx context.Context) error {
 		}
 		s.issuer = issuer
 		issuers = append(issuers, issuer.Issuers()...)
-		s.log.WarnContext(ctx, "the embedded token issuer is on: whoever holds a client secret of it is that client", "authority", s.base)
+		s.log.WarnContext(ctx, "the embedded token issuer is on: whoever holds a client secret of it is that client, and whoever holds a password is that user", "authority", s.base)
 	}
 	for _, i := range s.cfg.Issuers {
 		issuer, err := access.OpenIssuer(access.IssuerConfig{URL: i.URL, Algorithms: i.Algorithms, Prefix: i.PrincipalPrefix, Groups: i.Groups, Now: time.Now, Log: s.log})
@@ -422,13 +425,13 @@ func (s *Server) wire(ctx context.Context) error {
 	}
 	s.verifier = verifier
 	s.metrics = metrics.New(s.sources(s.version))
-	limits := s.cfg.limiter() // one for both planes: a principal has one rate
+	s.limits = s.cfg.limiter()
 	s.data = dataplane.New(dataplane.Config{HSMs: s.hsms, Verifier: verifier, Authorization: s.base + "/" + s.meta.tenant, Region: s.cfg.Location, Log: s.log, Now: time.Now,
-		Limits: limits, Metrics: s.metrics, Recorder: s.audit.recorder(audit.PlaneData)})
+		Limits: s.limits, Metrics: s.metrics, Recorder: s.audit.recorder(audit.PlaneData)})
 	arm, err := controlplane.New(controlplane.Config{
 		Service: &provisioner{s: s}, Verifier: verifier, BaseURLs: s.bases(), Tenant: s.meta.tenant, Subscription: s.meta.subscription, SubscriptionName: "Strongroom",
 		ResourceGroup: defaultGroup, Location: s.cfg.Location, MHSMSuffix: s.hsmSuffix(), Log: s.log,
-		Limits: limits, Recorder: s.audit.recorder(audit.PlaneControl),
+		Limits: s.limits, Recorder: s.audit.recorder(audit.PlaneControl),
 	})
 	if err != nil {
 		return err
@@ -744,13 +747,24 @@ func (s *Server) health(w http.ResponseWriter, r *http.Request) {
 func (s *Server) guard(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		defer func() {
-			if p := recover(); p != nil && p != http.ErrAbortHandler {
+			p := recover()
+			if p == nil {
+				return
+			}
+			unrecorded, silent := p.(record.Unrecorded)
+			if silent {
+				p = unrecorded.Panic
+			}
+			if p != http.ErrAbortHandler {
 				// The value of a panic may hold anything; its type and place are enough to find it.
 				s.log.ErrorContext(r.Context(), "a request panicked", "type", fmt.Sprintf("%T", p), "stack", stack())
-				w.Header().Set("Content-Type", "application/json; charset=utf-8")
-				w.WriteHeader(http.StatusInternalServerError)
-				_, _ = io.WriteString(w, `{"error":{"code":"InternalServerError","message":"the server failed; its log has the cause"}}`)
 			}
+			if silent || p == http.ErrAbortHandler {
+				panic(http.ErrAbortHandler) // net/http cuts the connection; without it, what was written so far would be a good answer
+			}
+			w.Header().Set("Content-Type", "application/json; charset=utf-8")
+			w.WriteHeader(http.StatusInternalServerError)
+			_, _ = io.WriteString(w, `{"error":{"code":"InternalServerError","message":"the server failed; its log has the cause"}}`)
 		}()
 		next.ServeHTTP(w, r)
 	})

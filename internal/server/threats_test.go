@@ -16,6 +16,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"strongroom/internal/record"
 )
 
 // address is where a URL leads, without the HTTP client.
@@ -78,7 +80,8 @@ func TestEveryPortIsTLS(t *testing.T) {
 }
 
 // Covers R4, K1: a handler that panics costs its own request and no other, and what it panicked with, which may
-// be anything, reaches neither the caller nor the log.
+// be anything, reaches neither the caller nor the log. Where its call could not be recorded (L1), or it broke its answer off,
+// the connection ends instead of an answer.
 func TestAPanicStaysInItsRequest(t *testing.T) {
 	var log bytes.Buffer
 	s := &Server{log: slog.New(slog.NewTextHandler(&log, nil))}
@@ -92,12 +95,22 @@ func TestAPanicStaysInItsRequest(t *testing.T) {
 			var m map[string]int
 			//lint:ignore SA5000 the panic is the point
 			m["canary"]++
+		case "/unrecorded":
+			panic(record.Unrecorded{Panic: "canary"})
+		case "/aborted":
+			panic(http.ErrAbortHandler)
 		}
 		_, _ = io.WriteString(w, "fine")
 	})))
 	defer front.Close()
-	for _, path := range []string{"/text", "/error", "/nil", "/"} {
+	for _, path := range []string{"/unrecorded", "/aborted", "/text", "/error", "/nil", "/"} {
 		resp, err := front.Client().Get(front.URL + path)
+		if path == "/unrecorded" || path == "/aborted" {
+			if err == nil {
+				t.Errorf("%s is answered with %d", path, resp.StatusCode)
+			}
+			continue
+		}
 		if err != nil {
 			t.Fatalf("%s: %v", path, err)
 		}
@@ -111,7 +124,7 @@ func TestAPanicStaysInItsRequest(t *testing.T) {
 			t.Errorf("%s: %d %s", path, resp.StatusCode, body)
 		}
 	}
-	if text := log.String(); strings.Count(text, "a request panicked") != 3 || strings.Contains(text, "canary") {
+	if text := log.String(); strings.Count(text, "a request panicked") != 4 || strings.Contains(text, "canary") {
 		t.Errorf("the log says\n%s", text)
 	}
 }

@@ -27,18 +27,7 @@ import (
 // look-up of Microsoft's own authority; the challenge is checked against the host, as users get it.
 func azureClient(t *testing.T, s *harness.Server, url string) *azkeys.Client {
 	t.Helper()
-	ca, err := os.ReadFile(s.Env["STRONGROOM_CA"])
-	if err != nil {
-		t.Fatal(err)
-	}
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(ca) {
-		t.Fatal("no certificate in the CA file")
-	}
-	options := azcore.ClientOptions{
-		Cloud:     cloud.Configuration{ActiveDirectoryAuthorityHost: s.Env["STRONGROOM_AUTHORITY"], Services: map[cloud.ServiceName]cloud.ServiceConfiguration{}},
-		Transport: &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}}},
-	}
+	options := azureOptions(t, s)
 	credential, err := azidentity.NewClientSecretCredential(s.Env["STRONGROOM_TENANT"], s.Env["STRONGROOM_CLIENT_ID"], s.Env["STRONGROOM_CLIENT_SECRET"],
 		&azidentity.ClientSecretCredentialOptions{ClientOptions: options, DisableInstanceDiscovery: true})
 	if err != nil {
@@ -49,6 +38,23 @@ func azureClient(t *testing.T, s *harness.Server, url string) *azkeys.Client {
 		t.Fatal(err)
 	}
 	return client
+}
+
+// azureOptions lead the SDK to the server: its authority and its CA.
+func azureOptions(t *testing.T, s *harness.Server) azcore.ClientOptions {
+	t.Helper()
+	ca, err := os.ReadFile(s.Env["STRONGROOM_CA"])
+	if err != nil {
+		t.Fatal(err)
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(ca) {
+		t.Fatal("no certificate in the CA file")
+	}
+	return azcore.ClientOptions{
+		Cloud:     cloud.Configuration{ActiveDirectoryAuthorityHost: s.Env["STRONGROOM_AUTHORITY"], Services: map[cloud.ServiceName]cloud.ServiceConfiguration{}},
+		Transport: &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}}},
+	}
 }
 
 // activate takes ownership of an HSM with our own tool and returns the folder with SD file and custodian keys.

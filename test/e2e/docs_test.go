@@ -94,7 +94,7 @@ func TestReadme(t *testing.T) {
 	}
 }
 
-// The page on the Azure CLI: its sign-in and its ceremony, as they stand there, with the stand-in for the libraries that
+// The page on the Azure CLI: its sign-ins and its ceremony, as they stand there, with the stand-in for the libraries that
 // Debian's package lacks.
 func TestAzureCLIPage(t *testing.T) {
 	dir, s := workplace(t)
@@ -110,6 +110,8 @@ set -x
 ` + blocks(t, "../../docs/azure-cli.md", "Sign in", 1) + blocks(t, "../../docs/azure-cli.md", "Ceremony", 1) + blocks(t, "../../docs/azure-cli.md", "Roles", 1) + `
 az keyvault role assignment list --hsm-name $H1 --scope /keys/invoices --query '[].roleName' -o tsv
 az keyvault key show --hsm-name $H2 -n invoices --query key.kty -o tsv
+` + blocks(t, "../../docs/azure-cli.md", "Sign a user in", 1) + `
+az account show --query 'user.{name: name, type: type}' -o tsv
 `
 	cmd := exec.Command("bash", "-euc", script)
 	cmd.Dir = dir
@@ -120,6 +122,9 @@ az keyvault key show --hsm-name $H2 -n invoices --query key.kty -o tsv
 	}
 	if !strings.Contains(string(out), "\nRSA-HSM\n") {
 		t.Errorf("the key is not on the second HSM:\n%s", out)
+	}
+	if !strings.Contains(string(out), "\nanna\tuser\n") {
+		t.Errorf("the user is not signed in:\n%s", out)
 	}
 	if !strings.Contains(string(out), "\nManaged HSM Crypto Auditor\n") {
 		t.Errorf("the role at the key was not given:\n%s", out)

@@ -26,6 +26,7 @@ func TestSecretsAreWhereTheyBelong(t *testing.T) {
 	l.release()
 	l.wrongRequests()
 	l.applications()
+	l.users()
 	l.trouble()
 	l.underWay()
 	for _, path := range []string{"/healthz", "/readyz", "/.well-known/openid-configuration", "/discovery/keys"} {
