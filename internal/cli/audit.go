@@ -39,7 +39,7 @@ func auditKeys(ctx context.Context, files []string) (keys []crypto.PublicKey, er
 		}
 		k, err := audit.ParsePublicKey(text)
 		if err != nil {
-			return nil, &problem{code: "bad-key", message: fmt.Sprintf("%s: %s", file, auditText(err)), next: "give a PEM file that begins with -----BEGIN PUBLIC KEY----- or, of a security domain, -----BEGIN CERTIFICATE-----", cause: err}
+			return nil, &problem{code: "bad-key", message: fmt.Sprintf("%s: %s", file, auditText(err)), next: "give a PEM file that begins with -----BEGIN PUBLIC KEY----- or -----BEGIN CERTIFICATE-----; that of a domain comes out of its SD file: strongroom domain public-key", cause: err}
 		}
 		keys = append(keys, k)
 	}
@@ -113,6 +113,9 @@ func (a *app) auditVerify(ctx context.Context, dir string, keyFiles, checkpointF
 		kept = append(kept, string(text))
 	}
 	r, err := audit.Verify(ctx, dir, audit.VerifyOptions{Keys: keys, Checkpoints: kept})
+	if bad, ok := errors.AsType[*audit.CheckpointError](err); ok {
+		return &problem{code: "bad-checkpoint", message: fmt.Sprintf("%s: %v", checkpointFiles[bad.Index], bad.Err), next: "give a file that strongroom audit checkpoint wrote, and the key that signed it", cause: err}
+	}
 	if err != nil {
 		return auditProblem(dir, err)
 	}
@@ -137,22 +140,15 @@ func (a *app) auditVerify(ctx context.Context, dir string, keyFiles, checkpointF
 		return err
 	}
 	if !r.OK() {
-		return &problem{code: "audit-changed", message: "the audit log is not what it was: " + findings(len(r.Findings)+r.More), next: "keep the folder as it is, and compare it with a copy from elsewhere"}
+		return &problem{code: "audit-changed", message: "the audit log is not what it was: " + count(len(r.Findings)+r.More, "finding"), next: "keep the folder as it is, and compare it with a copy from elsewhere"}
 	}
 	return nil
-}
-
-func findings(n int) string {
-	if n == 1 {
-		return "1 finding"
-	}
-	return fmt.Sprintf("%d findings", n)
 }
 
 func showVerified(t *table, r *audit.Result, keys, kept int) {
 	t.field("log", r.Log)
 	t.field("server", r.Server)
-	t.row("records", fmt.Sprintf("%d to %d, in %d files", r.First, r.Records-1, r.Segments))
+	t.row("records", fmt.Sprintf("%d to %d, in %s", r.First, r.Records-1, count(r.Segments, "file")))
 	t.row("checkpoints", strconv.Itoa(r.Checkpoints))
 	if r.OK() {
 		t.row("root hash", r.Root.String())
@@ -161,10 +157,10 @@ func showVerified(t *table, r *audit.Result, keys, kept int) {
 		t.row("recoveries", fmt.Sprintf("%d (after a crash; see: strongroom audit show)", r.Recovered))
 	}
 	for _, k := range r.Keys {
-		t.row("signed", fmt.Sprintf("records below %d, in %d checkpoints, by %s", k.Records, k.Checkpoints, k.Name))
+		t.row("signed", fmt.Sprintf("records below %d, in %s, by %s", k.Records, count(k.Checkpoints, "checkpoint"), k.Name))
 	}
 	if keys > 0 && r.Foreign > 0 {
-		t.row("not signed", fmt.Sprintf("by the given keys: %d checkpoints", r.Foreign))
+		t.row("not signed", "by the given keys: "+count(r.Foreign, "checkpoint"))
 	}
 	switch {
 	case !r.OK():
@@ -187,7 +183,7 @@ func showVerified(t *table, r *audit.Result, keys, kept int) {
 		t.row("result", "the log is whole, and signed")
 	}
 	if kept > 0 {
-		t.row("kept", fmt.Sprintf("it contains the %d checkpoints that were kept", kept))
+		t.row("kept", count(kept, "checkpoint")+", which the log contains")
 	}
 }
 

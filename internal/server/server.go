@@ -280,7 +280,7 @@ func sealPassphrase(cfg Config, o Options, twice bool) (secret.Bytes, error) {
 	if path != "" {
 		f, err := os.Open(path)
 		if err != nil {
-			return secret.Bytes{}, fmt.Errorf("passphrase of the seal: %w; give the file with --seal-passphrase-file, or leave passphrase_file out to be asked", err)
+			return secret.Bytes{}, fmt.Errorf("passphrase of the seal: %s: %w; give the file with --seal-passphrase-file, or leave passphrase_file out to be asked", path, reason(err))
 		}
 		defer f.Close()
 		raw, err := io.ReadAll(io.LimitReader(f, 4097))
