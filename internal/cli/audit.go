@@ -140,7 +140,11 @@ func (a *app) auditVerify(ctx context.Context, dir string, keyFiles, checkpointF
 		return err
 	}
 	if !r.OK() {
-		return &problem{code: "audit-changed", message: "the audit log is not what it was: " + count(len(r.Findings)+r.More, "finding"), next: "keep the folder as it is, and compare it with a copy from elsewhere"}
+		next := "keep the folder as it is, and compare it with a copy from elsewhere"
+		if !slices.ContainsFunc(r.Findings, func(f audit.Finding) bool { return f.Kind != audit.FoundUnsigned }) {
+			next = "is it the key of this log? A server and a domain that are new sign within ten seconds, so look again then; else " + next
+		}
+		return &problem{code: "audit-changed", message: "the audit log is not what it was: " + count(len(r.Findings)+r.More, "finding"), next: next}
 	}
 	return nil
 }
