@@ -88,7 +88,7 @@ can be moved and not taken away: for that, make a new version.`, 1,
 	flags := cmd.Flags()
 	flags.StringSliceVar(&about.ops, "ops", nil, "operations that the key may do from now on; none for none")
 	complete(cmd, "ops", append([]string{"none"}, allOps...)...)
-	about.stateFlags(cmd, "NAME=VALUE to add or change; may be given several times")
+	about.stateFlags(cmd, "`NAME=VALUE` to add or change; may be given several times")
 	flags.StringArrayVar(&untag, "untag", nil, "tag to take away; may be given several times")
 	must(cmd.RegisterFlagCompletionFunc("untag", cobra.NoFileCompletions))
 	about.policyFlags(cmd)

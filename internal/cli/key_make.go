@@ -61,7 +61,7 @@ func (n *newKey) flags(cmd *cobra.Command, opsUsage string) {
 	flags := cmd.Flags()
 	flags.StringSliceVar(&n.ops, "ops", nil, opsUsage)
 	complete(cmd, "ops", allOps...)
-	n.stateFlags(cmd, "NAME=VALUE to keep with the key; may be given several times")
+	n.stateFlags(cmd, "`NAME=VALUE` to keep with the key; may be given several times")
 	flags.BoolVar(&n.exportable, "exportable", false, "the key may be released, under a --release-policy; holds for all versions")
 	n.policyFlags(cmd)
 }
@@ -70,6 +70,7 @@ func (n *newKey) flags(cmd *cobra.Command, opsUsage string) {
 func (n *newKey) stateFlags(cmd *cobra.Command, tagUsage string) {
 	flags := cmd.Flags()
 	flags.StringToStringVar(&n.tags, "tag", nil, tagUsage)
+	flags.Lookup("tag").DefValue = "" // else help says that the default is []
 	flags.BoolVar(&n.enabled, "enabled", false, "the key can be used")
 	flags.BoolVar(&n.disabled, "disabled", false, "the key cannot be used until it is enabled")
 	flags.StringVar(&n.notBefore, "not-before", "", "when it can be used first: in the same way as --expires")

@@ -27,8 +27,7 @@ func (a *app) loginCommand() *cobra.Command {
 	var urls []string
 	cmd := a.verb("login", "Sign in and keep the tokens", `Signs in with the application's ID and secret, and keeps the tokens in a file that only you can read, so that
 later commands need no secret until the tokens run out (an hour, mostly). Tokens are got for the server and for
-each HSM named by --url, STRONGROOM_URL or STRONGROOM_HSM_NAME_URL. Neither ID nor secret is kept; logout removes the
-tokens.`, 0,
+each HSM named by --url, STRONGROOM_URL or STRONGROOM_HSM_NAME_URL. The secret is not kept; logout removes the tokens.`, 0,
 		func(cmd *cobra.Command, _ []string) error { return a.login(cmd, urls) })
 	cmd.Flags().StringArrayVar(&urls, "url", nil, "address or name of an HSM to sign in to; may be given several times")
 	must(cmd.RegisterFlagCompletionFunc("url", cobra.NoFileCompletions))
