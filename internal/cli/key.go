@@ -54,6 +54,8 @@ type keyView struct {
 	Tags       map[string]string `json:"tags,omitempty"`
 	Deleted    *time.Time        `json:"deleted,omitempty"`
 	Purge      *time.Time        `json:"scheduled_purge,omitempty"`
+	Versions   int               `json:"versions,omitempty"` // after an import into a key that was there
+	Warnings   []string          `json:"warnings,omitempty"`
 }
 
 func viewKey(b api.KeyBundle) keyView {
@@ -176,6 +178,7 @@ func (v keyView) tagText() string {
 func (a *app) showKey(b api.KeyBundle) error { return a.showView(viewKey(b)) }
 
 func (a *app) showView(v keyView) error {
+	v.Warnings = a.warned()
 	return a.result(v, func(t *table) {
 		t.field("name", v.Name)
 		t.field("version", v.Version)

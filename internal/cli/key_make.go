@@ -346,8 +346,8 @@ of another HSM. Then --kty says which type of key is in it, and --curve on which
 			if err != nil {
 				return inOwnWords(err, keyWords...)
 			}
-			a.sayVersion(cmd.Context(), hsm, args[0])
 			view := viewKey(key)
+			view.Versions = a.sayVersions(cmd.Context(), hsm, args[0])
 			if view.Bits == 0 {
 				view.Bits = bits // not in the answer of an oct key
 			}
@@ -365,12 +365,16 @@ of another HSM. Then --kty says which type of key is in it, and --curve on which
 	return a.connected(cmd, settingURL)
 }
 
-// sayVersion tells of an import that made a new version of a key which was there: under a name that was thought to be free it
-// changes what everybody signs with. Who may not list versions is told nothing.
-func (a *app) sayVersion(ctx context.Context, hsm *client.HSM, name string) {
-	if versions, err := hsm.KeyVersions(ctx, name); err == nil && len(versions) > 1 {
-		a.say("this is a new version of the key %s, which was there, and the one that is used from now on; it has %d versions: strongroom key versions %s", name, len(versions), name)
+// sayVersions tells of an import that made a new version of a key which was there: under a name that was thought to be free it
+// changes what everybody signs with. It returns how many versions there are, and 0 if there is one or the caller may not
+// list them.
+func (a *app) sayVersions(ctx context.Context, hsm *client.HSM, name string) int {
+	versions, err := hsm.KeyVersions(ctx, name)
+	if err != nil || len(versions) < 2 {
+		return 0
 	}
+	a.say("this is a new version of the key %s, which was there, and the one that is used from now on; it has %d versions: strongroom key versions %s", name, len(versions), name)
+	return len(versions)
 }
 
 // transferFile is a BYOK transfer blob (docs: formats).

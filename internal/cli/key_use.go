@@ -262,7 +262,9 @@ Standard input that is empty is signed with a warning, because a pipe may bring 
 				Algorithm string `json:"alg"`
 				Format    string `json:"format"`
 				Signature string `json:"signature"`
-			}{name, version, signed.Kid, s.alg, s.format, out.path}
+
+				Warnings []string `json:"warnings,omitempty"`
+			}{name, version, signed.Kid, s.alg, s.format, out.path, a.warned()}
 			return a.resultBeside(out, result, func(t *table) {
 				t.field("signature", out.path)
 				t.field("algorithm", s.alg)
@@ -323,7 +325,9 @@ func (a *app) keyVerifyCommand() *cobra.Command {
 				Valid     bool   `json:"valid"`
 				Kid       string `json:"kid"`
 				Algorithm string `json:"alg"`
-			}{holds, key.Key.Kid, s.alg}
+
+				Warnings []string `json:"warnings,omitempty"`
+			}{holds, key.Key.Kid, s.alg, a.warned()}
 			if err := a.result(result, func(t *table) {
 				if holds {
 					t.row("the signature holds")
