@@ -43,7 +43,8 @@ type extension struct {
 	hsm      string
 	created  time.Time
 	shares   []extensionShare
-	valid    bool // the signature holds and the signing key is the domain ID's
+	valid    bool             // the signature holds and the signing key is the domain ID's
+	signing  *ecdsa.PublicKey // nil unless valid
 }
 
 type extensionShare struct {
@@ -85,7 +86,8 @@ func (f *File) parseExtension(root strictjson.Value) error {
 		}
 		return nil
 	}
-	ext.valid = verifyFile(root, v, ext.domainID) == nil
+	ext.signing, err = verifyFile(root, v, ext.domainID)
+	ext.valid = err == nil
 	for i := range ext.shares {
 		f.shares[i].hint = &ext.shares[i]
 	}
@@ -139,38 +141,39 @@ func signedBytes(root, extension strictjson.Value) ([]byte, error) {
 	return append([]byte(signatureContext), canonical...), nil
 }
 
-func verifyFile(root, extension strictjson.Value, domainID string) error {
+// verifyFile returns the signing key that a file names, if it is the domain ID's and its signature over the file holds.
+func verifyFile(root, extension strictjson.Value, domainID string) (*ecdsa.PublicKey, error) {
 	text, _ := extension.Get("signing_key").Text()
 	der, ok := decode64(text)
 	if !ok {
-		return errors.New("the signing key is not base64url")
+		return nil, errors.New("the signing key is not base64url")
 	}
 	parsed, err := x509.ParsePKIXPublicKey(der)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	pub, ok := parsed.(*ecdsa.PublicKey)
 	if !ok || pub.Curve != elliptic.P384() {
-		return errors.New("the signing key is not on P-384")
+		return nil, errors.New("the signing key is not on P-384")
 	}
 	if id, err := DomainID(pub); err != nil || id != domainID {
-		return errors.New("the signing key is not the domain ID's")
+		return nil, errors.New("the signing key is not the domain ID's")
 	}
 	text, _ = extension.Get(nameSignature).Text()
 	signature, ok := decode64(text)
 	if !ok || len(signature) != signatureBytes {
-		return errors.New("the signature has not its form")
+		return nil, errors.New("the signature has not its form")
 	}
 	message, err := signedBytes(root, extension)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	digest := sha512.Sum384(message)
 	r, s := new(big.Int).SetBytes(signature[:signatureBytes/2]), new(big.Int).SetBytes(signature[signatureBytes/2:])
 	if !ecdsa.Verify(pub, digest[:], r, s) {
-		return errors.New("the signature does not hold")
+		return nil, errors.New("the signature does not hold")
 	}
-	return nil
+	return pub, nil
 }
 
 // signFile returns the signature over a file whose extension has none yet.

@@ -1,6 +1,7 @@
 package securitydomain
 
 import (
+	"crypto/ecdsa"
 	"fmt"
 	"time"
 )
@@ -55,6 +56,15 @@ const (
 
 // Required returns how many custodians open the file.
 func (f *File) Required() int { return f.required }
+
+// SigningKey returns the public key whose ID is the domain ID that the file shows, or nil if the file does not name one or
+// its signature does not hold. As with [File.Inspect], only somebody who knows the ID can say whether it is the right one.
+func (f *File) SigningKey() *ecdsa.PublicKey {
+	if f.ext == nil {
+		return nil
+	}
+	return f.ext.signing
+}
 
 // Inspect describes the file. A valid signature proves that whoever signed held the signing key of the domain ID
 // shown; whether that is the right domain, only somebody who knows its ID can say.

@@ -332,6 +332,9 @@ func TestSignature(t *testing.T) {
 		if got := f.Inspect().Signature; got != c.want {
 			t.Errorf("%s: signature %s, want %s", name, got, c.want)
 		}
+		if key := f.SigningKey(); (key != nil) != (c.want == SignatureValid) || key != nil && !key.Equal(d.signer.Public()) {
+			t.Errorf("%s: the signing key is %v", name, key)
+		}
 	}
 }
 

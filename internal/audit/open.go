@@ -109,15 +109,15 @@ func (o *Options) defaults() error {
 	return nil
 }
 
-// lock makes the folder, where that is wanted, and takes the log for this process.
+// lock makes the folder, where that is wanted, and takes the log for this process. Where a log is missing that there must
+// be, nothing is made: a folder with a lock in it, in the place of a disk that is not mounted, would look like the log's.
 func (l *Log) lock() error {
-	switch _, err := os.Stat(l.dir); {
-	case err == nil:
-	case !errors.Is(err, fs.ErrNotExist):
+	switch list, err := segments(l.dir); {
+	case err != nil && !errors.Is(err, fs.ErrNotExist):
 		return fmt.Errorf("audit: open the log: %w", err)
-	case l.o.ID != "" || l.o.Known.N > 0:
+	case len(list) == 0 && (l.o.ID != "" || l.o.Known.N > 0):
 		return l.missing()
-	default:
+	case err != nil:
 		if err := durable.MkdirAll(l.dir, 0o700); err != nil {
 			return fmt.Errorf("audit: make the folder of the log: %w", err)
 		}
@@ -128,7 +128,7 @@ func (l *Log) lock() error {
 	}
 	l.lockFile = f
 	if err := lock(f); errors.Is(err, ErrInUse) {
-		return fmt.Errorf("%w: another server writes to %s; stop it, or give this one a data folder of its own", ErrInUse, l.dir)
+		return fmt.Errorf("%w: another server writes to %s", ErrInUse, l.dir)
 	} else if err != nil {
 		return fmt.Errorf("audit: lock the log: %w", err)
 	}
@@ -136,7 +136,7 @@ func (l *Log) lock() error {
 }
 
 func (l *Log) missing() error {
-	return fmt.Errorf("%w: this server has written to a log in %s, and there is none; put it back from a copy, or give its folder", ErrMissing, l.dir)
+	return fmt.Errorf("%w: this server has written to a log, and there is none in %s", ErrMissing, l.dir)
 }
 
 // begin makes an empty log.
@@ -171,8 +171,8 @@ func (l *Log) load(list []segment) error {
 		known = known || seen
 	}
 	if !known {
-		return fmt.Errorf("%w: %s has %d records, and this server remembers a checkpoint of %d; put the newer log back, and ask who changed it",
-			ErrRolledBack, l.dir, l.tree.n, l.o.Known.N)
+		return fmt.Errorf("%w: %s has %d records, and this server remembers a checkpoint of %d; put the newer log back, and ask who changed it; see what is there with: strongroom audit verify %s",
+			ErrRolledBack, l.dir, l.tree.n, l.o.Known.N, l.dir)
 	}
 	return nil
 }
@@ -214,7 +214,7 @@ func (l *Log) loadSegment(s segment, first, last bool) (known bool, err error) {
 	case h.First != s.first:
 		return false, damaged("it begins with record %d", h.First)
 	case l.o.ID != "" && h.Log != l.o.ID, h.Server != l.o.Server:
-		return false, fmt.Errorf("%w: %s is the log %s of server %q, and this server's is %s of %q; give each its own folder",
+		return false, fmt.Errorf("%w: %s is the log %s of server %q, and this server's is %s of %q",
 			ErrForeign, l.dir, h.Log, h.Server, orAny(l.o.ID), l.o.Server)
 	}
 	switch {

@@ -79,6 +79,19 @@ type VerifyOptions struct {
 	Checkpoints []string
 }
 
+// CheckpointError says that one of [VerifyOptions.Checkpoints] is none, or that no given key signed it.
+type CheckpointError struct {
+	Index int // in Checkpoints
+	Err   error
+}
+
+func (e *CheckpointError) Error() string {
+	return fmt.Sprintf("audit: checkpoint %d: %v", e.Index+1, e.Err)
+}
+
+// Unwrap gives the reason.
+func (e *CheckpointError) Unwrap() error { return e.Err }
+
 // Verify reads a whole log, in bounded memory and without writing, and finds what was changed, removed, repeated, moved
 // or cut off. What it cannot find without a checkpoint from elsewhere: that the log ends at an earlier checkpoint than it
 // did. dir is the log's folder, or a data folder that has one.
@@ -111,7 +124,7 @@ func Verify(ctx context.Context, dir string, o VerifyOptions) (*Result, error) {
 			err = errors.New("none of the given keys signed it")
 		}
 		if err != nil {
-			return nil, fmt.Errorf("audit: checkpoint %d: %w", i+1, err)
+			return nil, &CheckpointError{i, err}
 		}
 		v.kept = append(v.kept, n)
 	}

@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -26,7 +28,7 @@ See docs/audit.md for what is recorded, and for what the log cannot show.`,
 		a.auditVerifyCommand(), a.auditShowCommand(), a.auditProveCommand(), a.auditCheckProofCommand(), a.auditCheckpointCommand())
 }
 
-const keyFlagUsage = "file with a public key that signs checkpoints (PEM: the server's audit key, or a domain's key or certificate); may be repeated"
+const keyFlagUsage = "file with a public key that signs checkpoints (PEM: the audit-key.pem of the server, or what strongroom domain public-key wrote); may be repeated"
 
 // auditKeys reads the public keys that a command is given.
 func auditKeys(ctx context.Context, files []string) (keys []crypto.PublicKey, err error) {
@@ -37,7 +39,7 @@ func auditKeys(ctx context.Context, files []string) (keys []crypto.PublicKey, er
 		}
 		k, err := audit.ParsePublicKey(text)
 		if err != nil {
-			return nil, &problem{code: "bad-key", message: fmt.Sprintf("%s: %s", file, auditText(err)), next: "give a PEM file that begins with -----BEGIN PUBLIC KEY----- or, of a security domain, -----BEGIN CERTIFICATE-----", cause: err}
+			return nil, &problem{code: "bad-key", message: fmt.Sprintf("%s: %s", file, auditText(err)), next: "give a PEM file that begins with -----BEGIN PUBLIC KEY----- or -----BEGIN CERTIFICATE-----; that of a domain comes out of its SD file: strongroom domain public-key", cause: err}
 		}
 		keys = append(keys, k)
 	}
@@ -55,6 +57,8 @@ func auditProblem(dir string, err error) error {
 		return err
 	case errors.Is(err, fs.ErrNotExist):
 		p.code, p.message, p.next = "no-such-log", "there is no audit log in "+dir, "give the data folder of a server, or a copy of the folder audit in it"
+	case errors.Is(err, syscall.ENOTDIR):
+		p.code, p.message, p.next = "no-such-log", dir+" is a file, and an audit log is a folder", "give the data folder of a server, or a copy of the folder audit in it"
 	case errors.Is(err, fs.ErrPermission):
 		p.code, p.message, p.next = "permission-denied", pathMessage(err), "read the log as the user that the server runs as, or give a copy"
 	case errors.Is(err, audit.ErrFormat):
@@ -109,6 +113,9 @@ func (a *app) auditVerify(ctx context.Context, dir string, keyFiles, checkpointF
 		kept = append(kept, string(text))
 	}
 	r, err := audit.Verify(ctx, dir, audit.VerifyOptions{Keys: keys, Checkpoints: kept})
+	if bad, ok := errors.AsType[*audit.CheckpointError](err); ok {
+		return &problem{code: "bad-checkpoint", message: fmt.Sprintf("%s: %v", checkpointFiles[bad.Index], bad.Err), next: "give a file that strongroom audit checkpoint wrote, and the key that signed it", cause: err}
+	}
 	if err != nil {
 		return auditProblem(dir, err)
 	}
@@ -133,7 +140,11 @@ func (a *app) auditVerify(ctx context.Context, dir string, keyFiles, checkpointF
 		return err
 	}
 	if !r.OK() {
-		return &problem{code: "audit-changed", message: fmt.Sprintf("the audit log is not what it was: %d findings", len(r.Findings)+r.More), next: "keep the folder as it is, and compare it with a copy from elsewhere"}
+		next := "keep the folder as it is, and compare it with a copy from elsewhere"
+		if !slices.ContainsFunc(r.Findings, func(f audit.Finding) bool { return f.Kind != audit.FoundUnsigned }) {
+			next = "is it the key of this log? A server and a domain that are new sign within ten seconds, so look again then; else " + next
+		}
+		return &problem{code: "audit-changed", message: "the audit log is not what it was: " + count(len(r.Findings)+r.More, "finding"), next: next}
 	}
 	return nil
 }
@@ -141,7 +152,7 @@ func (a *app) auditVerify(ctx context.Context, dir string, keyFiles, checkpointF
 func showVerified(t *table, r *audit.Result, keys, kept int) {
 	t.field("log", r.Log)
 	t.field("server", r.Server)
-	t.row("records", fmt.Sprintf("%d to %d, in %d files", r.First, r.Records-1, r.Segments))
+	t.row("records", fmt.Sprintf("%d to %d, in %s", r.First, r.Records-1, count(r.Segments, "file")))
 	t.row("checkpoints", strconv.Itoa(r.Checkpoints))
 	if r.OK() {
 		t.row("root hash", r.Root.String())
@@ -150,10 +161,10 @@ func showVerified(t *table, r *audit.Result, keys, kept int) {
 		t.row("recoveries", fmt.Sprintf("%d (after a crash; see: strongroom audit show)", r.Recovered))
 	}
 	for _, k := range r.Keys {
-		t.row("signed", fmt.Sprintf("records below %d, in %d checkpoints, by %s", k.Records, k.Checkpoints, k.Name))
+		t.row("signed", fmt.Sprintf("records below %d, in %s, by %s", k.Records, count(k.Checkpoints, "checkpoint"), k.Name))
 	}
 	if keys > 0 && r.Foreign > 0 {
-		t.row("not signed", fmt.Sprintf("by the given keys: %d checkpoints", r.Foreign))
+		t.row("not signed", "by the given keys: "+count(r.Foreign, "checkpoint"))
 	}
 	switch {
 	case !r.OK():
@@ -176,7 +187,7 @@ func showVerified(t *table, r *audit.Result, keys, kept int) {
 		t.row("result", "the log is whole, and signed")
 	}
 	if kept > 0 {
-		t.row("kept", fmt.Sprintf("it contains the %d checkpoints that were kept", kept))
+		t.row("kept", count(kept, "checkpoint")+", which the log contains")
 	}
 }
 
@@ -190,6 +201,9 @@ func (a *app) auditShowCommand() *cobra.Command {
 Times are RFC 3339 (2026-11-25T03:00:00Z), dates (2026-11-25, in UTC), or how long ago (36h, 15m). Names are compared
 without regard to capitals. With --output json each record is one line, as it stands in the log but for the hash.`, 1,
 		func(cmd *cobra.Command, args []string) (err error) {
+			if f.Outcome != "" && !slices.ContainsFunc(outcomes, func(o string) bool { return strings.EqualFold(o, f.Outcome) }) {
+				return a.usage(cmd, fmt.Errorf("--outcome %q is not known: use one of %s", f.Outcome, strings.Join(outcomes, ", ")))
+			}
 			if f.Since, err = a.auditTime(cmd, "since", since); err != nil {
 				return err
 			}
@@ -207,9 +221,12 @@ without regard to capitals. With --output json each record is one line, as it st
 	flags.StringVar(&f.Outcome, "outcome", "", "allowed, refused or failed")
 	flags.StringVar(&f.Key, "key-name", "", "name of the key")
 	flags.StringVar(&f.Request, "request", "", "ID of the request, as the server or the client gave it")
-	must(cmd.RegisterFlagCompletionFunc("outcome", cobra.FixedCompletions([]string{audit.Allowed, audit.Refused, audit.Failed}, cobra.ShellCompDirectiveNoFileComp)))
+	must(cmd.RegisterFlagCompletionFunc("outcome", cobra.FixedCompletions(outcomes, cobra.ShellCompDirectiveNoFileComp)))
 	return dirArgument(cmd)
 }
+
+// outcomes are those of records.
+var outcomes = []string{audit.Allowed, audit.Refused, audit.Failed}
 
 // auditTime reads a time, a date or an age.
 func (a *app) auditTime(cmd *cobra.Command, flag, s string) (time.Time, error) {

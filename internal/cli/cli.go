@@ -23,6 +23,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"strongroom/internal/client"
 )
 
 // Exit codes.
@@ -43,10 +45,11 @@ func Main(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io
 	}
 	root := a.root()
 	root.SetArgs(args)
-	err := root.ExecuteContext(ctx)
+	cmd, err := root.ExecuteContextC(ctx)
 	if err == nil {
 		return exitDone
 	}
+	err = a.notActivated(ctx, cmd, err)
 	// A flag error comes before --output is read, so a script that asked for JSON is looked for by hand.
 	if !a.started {
 		if asksForJSON(args) {
@@ -70,8 +73,10 @@ type app struct {
 	rand    io.Reader
 
 	format   format
-	warnings []string // said, or to be said in JSON
-	started  bool     // the command line was understood; errors from here on are not usage errors
+	warnings []string    // said, or to be said in JSON
+	asked    *client.HSM // the HSM that the command is about, once it is known
+	missing  string      // what to do about a key that is not found, where that is not: list the keys
+	started  bool        // the command line was understood; errors from here on are not usage errors
 }
 
 func (a *app) root() *cobra.Command {
@@ -107,7 +112,7 @@ Exit codes: 0 done; 1 failed, or a signature does not hold; 2 the command line i
 	root.AddCommand(
 		a.serveCommand(), a.demoCommand(), a.custodianCommand(), a.domainCommand(), a.keyCommand(), a.hsmCommand(),
 		a.backupCommand(), a.restoreCommand(), a.roleCommand(), a.accessCommand(), a.auditCommand(), a.identityCommand(),
-		a.loginCommand(), a.versionCommand(), environmentHelp(),
+		a.loginCommand(), a.logoutCommand(), a.versionCommand(), environmentHelp(),
 	)
 	addExamples(root)
 	return root
@@ -185,11 +190,15 @@ func (a *app) requireFlags(cmd *cobra.Command, names ...string) *cobra.Command {
 // usage is an error in the command line.
 func (a *app) usage(cmd *cobra.Command, err error) error {
 	text := numberError.ReplaceAllString(err.Error(), "a number is needed")
+	text = tagError.ReplaceAllString(text, `--tag "$1" is not NAME=VALUE, such as owner=ada`)
 	return &problem{code: "usage", message: oneLine(text), next: cmd.CommandPath() + " --help", exit: exitUsage, cause: err}
 }
 
 // numberError is how the flag parser says that a number is none.
 var numberError = regexp.MustCompile(`strconv\.Parse.*$`)
+
+// tagError is how the flag parser says that a tag is none.
+var tagError = regexp.MustCompile(`^invalid argument "(.*)" for "--tag" flag: .* must be formatted as key=value$`)
 
 func asksForJSON(args []string) bool {
 	for i, arg := range args {

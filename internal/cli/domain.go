@@ -27,9 +27,9 @@ of custodians opens it together.
 
 Take ownership of a new HSM:  domain download
 Recover on another HSM:       domain init-recovery, then domain restore-blob (offline), then domain upload
-Look:                         domain status, domain inspect`,
+Look:                         domain status, domain inspect, domain public-key`,
 		a.domainDownloadCommand(), a.domainInitRecoveryCommand(), a.domainRestoreBlobCommand(), a.domainUploadCommand(),
-		a.domainCancelRecoveryCommand(), a.domainStatusCommand(), a.domainInspectCommand())
+		a.domainCancelRecoveryCommand(), a.domainStatusCommand(), a.domainInspectCommand(), a.domainPublicKeyCommand())
 }
 
 // holder is a custodian as results name them: label, thumbprint, file.
@@ -81,6 +81,11 @@ func (a *app) domainDownload(cmd *cobra.Command, files []string, quorum int, out
 		certs = append(certs, cert)
 	}
 	warnings, err := securitydomain.CheckCustodians(certs, quorum, a.now())
+	if n := len(certs); err != nil && (n < securitydomain.MinCustodians || n > securitydomain.MaxCustodians) {
+		p := explain(err)
+		p.next = fmt.Sprintf("give --custodian once for each certificate, %d to %d times; a pair is made with: strongroom custodian new NAME --out DIR", securitydomain.MinCustodians, securitydomain.MaxCustodians)
+		return p
+	}
 	if err != nil {
 		return withFile(err, files)
 	}

@@ -9,6 +9,9 @@ import (
 	"io/fs"
 	"net"
 	"net/url"
+	"strings"
+
+	"github.com/spf13/cobra"
 
 	"strongroom/internal/client"
 	"strongroom/internal/custodian"
@@ -35,6 +38,9 @@ func problemf(code, next, format string, args ...any) *problem {
 // fail prints an error and returns the exit code.
 func (a *app) fail(err error) int {
 	p := explain(err)
+	if p.code == "KeyNotFound" && a.missing != "" {
+		p.next = a.missing
+	}
 	if a.format == formatJSON {
 		type body struct {
 			Code    string `json:"code"`
@@ -174,9 +180,36 @@ func serverNext(e *client.Error) string {
 	case e.Code == "RoleDefinitionNotFound":
 		return "see what there is with: strongroom role definition list"
 	case e.Code == "AccessDenied" || e.Code == "AuthorizationFailed":
-		return "ask an administrator of the HSM for a role that allows it"
+		return "ask an administrator of the HSM for a role that allows it; an administrator gives it, also to himself, with: strongroom role assignment create"
 	}
 	return ""
+}
+
+// notActivated tells of an HSM that nobody has taken into possession yet. There a refusal about roles, which the server checks
+// first, is no help: no role would let a key be made in it. Who may not even ask for the state is told of roles, as before.
+func (a *app) notActivated(ctx context.Context, cmd *cobra.Command, err error) error {
+	refused, ok := errors.AsType[*client.Error](err)
+	if !ok || refused.Code != "AccessDenied" || a.asked == nil || !strings.HasPrefix(cmd.CommandPath(), "strongroom key ") {
+		return err
+	}
+	state, unknown := a.asked.DomainState(ctx)
+	if unknown != nil || state.State != "provisioned" && state.State != "recovering" {
+		return err
+	}
+	p := explain(err)
+	p.code, p.message = "HsmNotActivated", "the HSM "+first(state.HSM, a.asked.Address())+" is not activated, and nobody can use keys in it yet"
+	p.next = nextStep(state.State) + `; then its administrator gives roles: strongroom role assignment create --role "Crypto User" --scope /keys --principal OBJECT-ID`
+	return p
+}
+
+// inOwnWords puts the names of flags in the place of the API's in a refusal, for a command that hides the API's.
+func inOwnWords(err error, words ...string) error {
+	if _, ok := errors.AsType[*client.Error](err); !ok {
+		return err
+	}
+	p := explain(err)
+	p.message = strings.NewReplacer(words...).Replace(p.message)
+	return p
 }
 
 // keyProblem says which key file is wrong, how, and what to type.

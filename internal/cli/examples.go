@@ -9,7 +9,7 @@ import (
 // examples are what --help shows of each command that does something, by its path. A test holds them against the
 // commands: none is missing, and each line is one that its command takes.
 var examples = map[string][]string{
-	"serve":                  {"strongroom serve --dev --data ./data", "strongroom serve --config /etc/strongroom/config.toml"},
+	"serve":                  {"strongroom serve --dev --data ./data", "strongroom serve --config /etc/strongroom/strongroom.toml"},
 	"demo":                   {"strongroom demo"},
 	"custodian new":          {"strongroom custodian new ada --out keys --ask-passphrase"},
 	"domain download":        {"strongroom domain download --url alpha --custodian ada.cer --custodian bo.cer --custodian cy.cer --quorum 2 --out SD.json"},
@@ -19,6 +19,7 @@ var examples = map[string][]string{
 	"domain cancel-recovery": {"strongroom domain cancel-recovery --url beta"},
 	"domain status":          {"strongroom domain status --url alpha"},
 	"domain inspect":         {"strongroom domain inspect SD.json --custodian ada.cer"},
+	"domain public-key":      {"strongroom domain public-key SD.json --out domain.pem"},
 	"key create":             {"strongroom key create invoices --url alpha --kty EC --curve P-384", "strongroom key create archive --url alpha --kty oct --tag owner=ada --expires 1y", "strongroom key create receiver --url alpha --kty RSA --bits 4096 --ops import"},
 	"key import":             {"strongroom key import old-invoices --url alpha --file old.pem --passphrase-file old.passphrase", "strongroom key import moved --url alpha --byok moved.byok --kty EC --curve P-256"},
 	"key wrap-for-import":    {"strongroom key wrap-for-import --kek receiver.jwk --file old.pem --out old.byok"},
@@ -65,7 +66,7 @@ var examples = map[string][]string{
 	"audit prove":            {"strongroom audit prove 17 ./data --out proof-17.json"},
 	"audit check-proof":      {"strongroom audit check-proof proof-17.json --key audit.pem"},
 	"audit checkpoint":       {"strongroom audit checkpoint ./data --out kept.txt"},
-	"identity app create":    {"strongroom identity app create ci --data ./data", "strongroom identity app create ci --config /etc/strongroom/config.toml --secret-out ci.secret"},
+	"identity app create":    {"strongroom identity app create ci --data ./data", "strongroom identity app create ci --config /etc/strongroom/strongroom.toml --secret-out ci.secret"},
 	"identity app list":      {"strongroom identity app list --data ./data --output json"},
 	"identity app rotate":    {"strongroom identity app rotate ci --data ./data --revoke-tokens"},
 	"identity app delete":    {"strongroom identity app delete ci --data ./data"},
@@ -74,6 +75,7 @@ var examples = map[string][]string{
 	"identity user rotate":   {"strongroom identity user rotate anna --data ./data --revoke-tokens"},
 	"identity user delete":   {"strongroom identity user delete anna --data ./data"},
 	"login":                  {"strongroom login --profile lab", "strongroom login --url alpha --client-secret-file lab.secret"},
+	"logout":                 {"strongroom logout"},
 	"version":                {"strongroom version"},
 }
 

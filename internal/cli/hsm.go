@@ -161,6 +161,7 @@ func (a *app) hsmCreateCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			a.say("next, take ownership: strongroom domain download --url %s --custodian A.cer --custodian B.cer --custodian C.cer --quorum 2 --out SD.json", h.URL)
 			return a.showHSM(h)
 		})
 	flags := cmd.Flags()

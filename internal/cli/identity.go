@@ -163,7 +163,7 @@ func writeSecret(file, text, what, again string) error {
 
 // secretOut gives a command the flag that keeps a secret off the terminal, and off a script's output.
 func secretOut(cmd *cobra.Command, what string) *string {
-	file := cmd.Flags().String("secret-out", "", "write the "+what+" to this file, which only you can read, in place of showing it")
+	file := cmd.Flags().String("secret-out", "", "write the "+what+" to this new file, which only you can read, in place of showing it")
 	must(cmd.RegisterFlagCompletionFunc("secret-out", cobra.FixedCompletions(nil, cobra.ShellCompDirectiveDefault)))
 	return file
 }
@@ -194,7 +194,7 @@ func checkSecretOut(file string) error {
 	err := checkTarget(file, false)
 	if p, ok := errors.AsType[*problem](err); ok && strings.Contains(p.next, "--force") {
 		q := *p // an old secret may still be in use: nothing here replaces it
-		q.next = "choose another name"
+		q.next = "choose another name, or remove the file if its secret is of no use any more"
 		return &q
 	}
 	return err
@@ -212,7 +212,7 @@ func (a *app) appListCommand() *cobra.Command {
 			views = append(views, viewApp(app))
 		}
 		return a.result(views, func(t *table) {
-			t.row("NAME", "CLIENT ID", "OBJECT ID", "CREATED", "SECRET OF")
+			t.row("NAME", "CLIENT ID", "OBJECT ID", "CREATED", "SECRET MADE")
 			for _, v := range views {
 				t.row(v.Name, v.ClientID, v.ObjectID, v.Created.Format(time.RFC3339), timeText(v.SecretCreated))
 			}

@@ -54,6 +54,8 @@ type keyView struct {
 	Tags       map[string]string `json:"tags,omitempty"`
 	Deleted    *time.Time        `json:"deleted,omitempty"`
 	Purge      *time.Time        `json:"scheduled_purge,omitempty"`
+	Versions   int               `json:"versions,omitempty"` // after an import into a key that was there
+	Warnings   []string          `json:"warnings,omitempty"`
 }
 
 func viewKey(b api.KeyBundle) keyView {
@@ -121,7 +123,7 @@ func splitKid(kid string) (name, version string) {
 // would see another path.
 var (
 	keyName    = regexp.MustCompile(`^[0-9A-Za-z-]{1,127}$`)
-	keyVersion = regexp.MustCompile(`^[0-9A-Za-z]{0,32}$`)
+	keyVersion = regexp.MustCompile(`^(?:[0-9A-Fa-f]{32})?$`)
 )
 
 // checkKey refuses what can be no key's name or version; an empty version means the latest.
@@ -130,10 +132,18 @@ func (a *app) checkKey(cmd *cobra.Command, name, version string) error {
 		return a.usage(cmd, fmt.Errorf("%q is not the name of a key: it has 1 to 127 letters, digits and hyphens", name))
 	}
 	if !keyVersion.MatchString(version) {
-		return a.usage(cmd, fmt.Errorf("%q is not the version of a key: it has 32 letters and digits", version))
+		p := explain(a.usage(cmd, fmt.Errorf("%q is not the version of a key: it has 32 hexadecimal digits", version)))
+		p.next = "list them with: strongroom key versions " + name
+		return p
+	}
+	if version != "" {
+		a.missing = "see its versions with: strongroom key versions " + name
 	}
 	return nil
 }
+
+// seeDeleted is what to do about a key that is not among the deleted ones.
+const seeDeleted = "see what there is with: strongroom key list --deleted"
 
 // versionFlag is --key-version.
 func versionFlag(cmd *cobra.Command, version *string) {
@@ -168,6 +178,7 @@ func (v keyView) tagText() string {
 func (a *app) showKey(b api.KeyBundle) error { return a.showView(viewKey(b)) }
 
 func (a *app) showView(v keyView) error {
+	v.Warnings = a.warned()
 	return a.result(v, func(t *table) {
 		t.field("name", v.Name)
 		t.field("version", v.Version)
@@ -229,6 +240,7 @@ func (a *app) keyShowCommand() *cobra.Command {
 			var key api.KeyBundle
 			var view keyView
 			if deleted {
+				a.missing = seeDeleted
 				gone, err := hsm.DeletedKey(cmd.Context(), args[0])
 				if err != nil {
 					return err

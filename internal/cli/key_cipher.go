@@ -196,6 +196,9 @@ func (c *ciphering) find(ctx context.Context, hsm *client.HSM, name string) erro
 		return err
 	}
 	c.alg, err = defaultCipher(key, c.sealing() == client.Wrap)
+	if p, ok := errors.AsType[*problem](err); ok && p.code == "wrong-key-type" && c.operation != c.sealing() {
+		p.next = "give the RSA or oct key that encrypted it: strongroom key list"
+	}
 	return err
 }
 
@@ -351,6 +354,7 @@ func (a *app) decrypt(cmd *cobra.Command, name string, c *ciphering) error {
 			return err
 		}
 		value = file.Value
+		a.missing = "see its versions with: strongroom key versions " + name
 	}
 	hsm, err := a.hsm(cmd)
 	if err != nil {

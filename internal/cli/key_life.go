@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"strongroom/internal/api"
+	"strongroom/internal/client"
 	"strongroom/internal/strictjson"
 )
 
@@ -79,7 +80,7 @@ can be moved and not taken away: for that, make a new version.`, 1,
 			}
 			key, err := hsm.UpdateKey(cmd.Context(), args[0], version, request)
 			if err != nil {
-				return err
+				return inOwnWords(err, keyWords...)
 			}
 			return a.showKey(key)
 		})
@@ -87,7 +88,7 @@ can be moved and not taken away: for that, make a new version.`, 1,
 	flags := cmd.Flags()
 	flags.StringSliceVar(&about.ops, "ops", nil, "operations that the key may do from now on; none for none")
 	complete(cmd, "ops", append([]string{"none"}, allOps...)...)
-	about.stateFlags(cmd, "NAME=VALUE to add or change; may be given several times")
+	about.stateFlags(cmd, "`NAME=VALUE` to add or change; may be given several times")
 	flags.StringArrayVar(&untag, "untag", nil, "tag to take away; may be given several times")
 	must(cmd.RegisterFlagCompletionFunc("untag", cobra.NoFileCompletions))
 	about.policyFlags(cmd)
@@ -107,7 +108,7 @@ The versions before stay, and decrypt and verify what they have encrypted and si
 			}
 			key, err := hsm.RotateKey(cmd.Context(), args[0])
 			if err != nil {
-				return err
+				return inOwnWords(err, "PUT /keys/"+args[0]+"/rotationpolicy", "strongroom key policy set "+args[0]+" --rotate-after 90d")
 			}
 			return a.showKey(key)
 		})
@@ -186,6 +187,9 @@ func (a *app) keyPolicySetCommand() *cobra.Command {
 				return err
 			}
 			if policy, err = hsm.SetRotationPolicy(cmd.Context(), args[0], policy); err != nil {
+				if flags { // a file has the words of the API
+					err = inOwnWords(err, "timeAfterCreate", "--rotate-after", "timeBeforeExpiry", "--rotate-before-expiry", "expiryTime", "--expiry")
+				}
 				return err
 			}
 			return a.showPolicy(policy)
@@ -322,6 +326,7 @@ func (a *app) keyRecoverCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
+		a.missing = seeDeleted
 		key, err := hsm.RecoverKey(cmd.Context(), args[0])
 		if err != nil {
 			return err
@@ -343,6 +348,7 @@ a backup of the key (key backup).`, 1,
 			if err != nil {
 				return err
 			}
+			a.missing = seeDeleted
 			gone, err := hsm.DeletedKey(cmd.Context(), args[0])
 			if err != nil {
 				return err
@@ -407,6 +413,11 @@ backup was made, and no key of that name.`, 0,
 				return err
 			}
 			key, err := hsm.RestoreKey(cmd.Context(), blob)
+			if refused, ok := errors.AsType[*client.Error](err); ok && refused.Status == 400 {
+				p := explain(err)
+				p.message, p.next = inputName(file)+": "+p.message, first(p.next, "give the file that key backup wrote, or a copy of it")
+				return p
+			}
 			if err != nil {
 				return err
 			}

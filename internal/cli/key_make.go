@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"strongroom/internal/api"
+	"strongroom/internal/client"
 	"strongroom/internal/engine"
 	"strongroom/internal/engine/software"
 	"strongroom/internal/strictjson"
@@ -39,6 +40,12 @@ const (
 	defaultOctBits = 256
 )
 
+// keyWords are what the API calls the flags of create, import and set.
+var keyWords = []string{
+	"exp must be later than nbf", "--expires must be later than --not-before", "the curve that crv names", "the curve that --curve names",
+	"key_ops", "--ops", "release_policy", "--release-policy", "key_size", "--bits", "public_exponent", "--exponent",
+}
+
 // newKey is what create and import say about the key besides its material.
 type newKey struct {
 	ops                []string
@@ -54,7 +61,7 @@ func (n *newKey) flags(cmd *cobra.Command, opsUsage string) {
 	flags := cmd.Flags()
 	flags.StringSliceVar(&n.ops, "ops", nil, opsUsage)
 	complete(cmd, "ops", allOps...)
-	n.stateFlags(cmd, "NAME=VALUE to keep with the key; may be given several times")
+	n.stateFlags(cmd, "`NAME=VALUE` to keep with the key; may be given several times")
 	flags.BoolVar(&n.exportable, "exportable", false, "the key may be released, under a --release-policy; holds for all versions")
 	n.policyFlags(cmd)
 }
@@ -63,10 +70,11 @@ func (n *newKey) flags(cmd *cobra.Command, opsUsage string) {
 func (n *newKey) stateFlags(cmd *cobra.Command, tagUsage string) {
 	flags := cmd.Flags()
 	flags.StringToStringVar(&n.tags, "tag", nil, tagUsage)
+	flags.Lookup("tag").DefValue = "" // else help says that the default is []
 	flags.BoolVar(&n.enabled, "enabled", false, "the key can be used")
 	flags.BoolVar(&n.disabled, "disabled", false, "the key cannot be used until it is enabled")
-	flags.StringVar(&n.notBefore, "not-before", "", "when it can be used first: a time such as 2027-01-31T12:00:00Z, or from now, such as 12h or 90d")
-	flags.StringVar(&n.expires, "expires", "", "when it can no longer sign or encrypt: in the same way")
+	flags.StringVar(&n.notBefore, "not-before", "", "when it can be used first: in the same way as --expires")
+	flags.StringVar(&n.expires, "expires", "", "when it can no longer sign or encrypt: a time such as 2027-01-31T12:00:00Z, or from now, such as 12h or 90d")
 	for _, name := range []string{"tag", "not-before", "expires"} {
 		must(cmd.RegisterFlagCompletionFunc(name, cobra.NoFileCompletions))
 	}
@@ -153,15 +161,28 @@ func (a *app) moment(cmd *cobra.Command, flag, text string) (*int64, error) {
 	if parts := fromNow.FindStringSubmatch(text); parts != nil {
 		n, _ := strconv.Atoi(parts[1])
 		at := a.now().Add(time.Duration(n*units[parts[2]]) * time.Hour).Unix()
+		a.warnIfPast(flag, at)
 		return &at, nil
 	}
 	for _, layout := range []string{time.RFC3339, time.DateOnly} {
 		if t, err := time.Parse(layout, text); err == nil {
 			at := t.Unix()
+			a.warnIfPast(flag, at)
 			return &at, nil
 		}
 	}
 	return nil, a.usage(cmd, fmt.Errorf("--%s %q is no time: write 2027-01-31T12:00:00Z, or a length of time from now such as 12h, 90d, 6w or 1y", flag, text))
+}
+
+// warnIfPast tells of a time that has come already: the HSM takes it, and it may be meant.
+func (a *app) warnIfPast(flag string, at int64) {
+	switch {
+	case at > a.now().Unix():
+	case flag == "expires":
+		a.warn("--expires is not in the future: the key has expired, and cannot sign or encrypt")
+	default:
+		a.warn("--%s is not in the future, and keeps nobody from using the key", flag)
+	}
 }
 
 func (a *app) keyCreateCommand() *cobra.Command {
@@ -231,7 +252,7 @@ A key that receives other keys (import --byok) is made with --kty RSA --ops impo
 			}
 			key, err := hsm.CreateKey(cmd.Context(), args[0], request)
 			if err != nil {
-				return err
+				return inOwnWords(err, keyWords...)
 			}
 			view := viewKey(key)
 			view.Bits = request.KeySize // not in the answer of an oct key
@@ -323,9 +344,10 @@ of another HSM. Then --kty says which type of key is in it, and --curve on which
 			}
 			key, err := hsm.ImportKey(cmd.Context(), args[0], request)
 			if err != nil {
-				return err
+				return inOwnWords(err, keyWords...)
 			}
 			view := viewKey(key)
+			view.Versions = a.sayVersions(cmd.Context(), hsm, args[0])
 			if view.Bits == 0 {
 				view.Bits = bits // not in the answer of an oct key
 			}
@@ -341,6 +363,18 @@ of another HSM. Then --kty says which type of key is in it, and --curve on which
 	complete(cmd, "kty", "EC", "RSA", "oct")
 	complete(cmd, "curve", curves...)
 	return a.connected(cmd, settingURL)
+}
+
+// sayVersions tells of an import that made a new version of a key which was there: under a name that was thought to be free it
+// changes what everybody signs with. It returns how many versions there are, and 0 if there is one or the caller may not
+// list them.
+func (a *app) sayVersions(ctx context.Context, hsm *client.HSM, name string) int {
+	versions, err := hsm.KeyVersions(ctx, name)
+	if err != nil || len(versions) < 2 {
+		return 0
+	}
+	a.say("this is a new version of the key %s, which was there, and the one that is used from now on; it has %d versions: strongroom key versions %s", name, len(versions), name)
+	return len(versions)
 }
 
 // transferFile is a BYOK transfer blob (docs: formats).

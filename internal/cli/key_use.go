@@ -18,6 +18,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/term"
 
 	"strongroom/internal/api"
 	"strongroom/internal/client"
@@ -65,9 +66,11 @@ func defaultAlgorithm(key api.JSONWebKey, size int) (string, error) {
 	return "", problemf("no-algorithm", "give --alg", "it is not clear how a key of type %s %s signs", key.Kty, key.Crv)
 }
 
-// digest hashes a file, or standard input for "-", without reading it whole.
+// digest hashes a file, or standard input for "-", without reading it whole. Nothing at all is what a pipe brings whose other
+// end has failed, and what a terminal brings from somebody who thought better of it: one is told, the other refused.
 func (a *app) digest(ctx context.Context, file, alg string) ([]byte, error) {
-	return unlessInterrupted(ctx, func() ([]byte, error) {
+	empty := false
+	digest, err := unlessInterrupted(ctx, func() ([]byte, error) {
 		in := a.in
 		if file != standard {
 			f, err := os.Open(file)
@@ -81,11 +84,20 @@ func (a *app) digest(ctx context.Context, file, alg string) ([]byte, error) {
 			in = f
 		}
 		h := algorithms[alg].New()
-		if _, err := io.Copy(h, in); err != nil {
+		n, err := io.Copy(h, in)
+		if err != nil {
 			return nil, fileProblem(err)
 		}
+		empty = n == 0
 		return h.Sum(nil), nil
 	})
+	if err == nil && empty && file == standard {
+		if terminal, ok := a.in.(*os.File); ok && term.IsTerminal(int(terminal.Fd())) {
+			return nil, problemf("bad-file", "type the text and end it with Ctrl-D on a line of its own, or give --file FILE", "nothing was typed, so there is nothing to sign or to verify")
+		}
+		a.warn("standard input is empty, and the signature is of nothing: did the command before the pipe work?")
+	}
+	return digest, err
 }
 
 // maxDigestFile bounds what is signed without being hashed here: a digest, or what an oct key makes the HMAC of.
@@ -205,7 +217,9 @@ func (a *app) keySignCommand() *cobra.Command {
 for RSA, r and s of fixed length for EC; with --format der, EC signatures are what OpenSSL writes.
 
 An oct key makes an HMAC: of the file's hash, as the Azure SDKs do it. With --digest FILE it is the HMAC of FILE itself, as
-everybody else does it.`, 1,
+everybody else does it.
+
+Standard input that is empty is signed with a warning, because a pipe may bring nothing; from a terminal it is refused.`, 1,
 		func(cmd *cobra.Command, args []string) error {
 			if err := s.check(a, cmd, args[0]); err != nil {
 				return err
@@ -248,7 +262,9 @@ everybody else does it.`, 1,
 				Algorithm string `json:"alg"`
 				Format    string `json:"format"`
 				Signature string `json:"signature"`
-			}{name, version, signed.Kid, s.alg, s.format, out.path}
+
+				Warnings []string `json:"warnings,omitempty"`
+			}{name, version, signed.Kid, s.alg, s.format, out.path, a.warned()}
 			return a.resultBeside(out, result, func(t *table) {
 				t.field("signature", out.path)
 				t.field("algorithm", s.alg)
@@ -309,7 +325,9 @@ func (a *app) keyVerifyCommand() *cobra.Command {
 				Valid     bool   `json:"valid"`
 				Kid       string `json:"kid"`
 				Algorithm string `json:"alg"`
-			}{holds, key.Key.Kid, s.alg}
+
+				Warnings []string `json:"warnings,omitempty"`
+			}{holds, key.Key.Kid, s.alg, a.warned()}
 			if err := a.result(result, func(t *table) {
 				if holds {
 					t.row("the signature holds")

@@ -3,8 +3,12 @@ package cli
 import (
 	"context"
 	"encoding/json"
+	"errors"
+	"io/fs"
 	"path/filepath"
 	"regexp"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -23,7 +27,7 @@ func (a *app) loginCommand() *cobra.Command {
 	var urls []string
 	cmd := a.verb("login", "Sign in and keep the tokens", `Signs in with the application's ID and secret, and keeps the tokens in a file that only you can read, so that
 later commands need no secret until the tokens run out (an hour, mostly). Tokens are got for the server and for
-each HSM named by --url, STRONGROOM_URL or STRONGROOM_HSM_NAME_URL.`, 0,
+each HSM named by --url, STRONGROOM_URL or STRONGROOM_HSM_NAME_URL. The secret is not kept; logout removes the tokens.`, 0,
 		func(cmd *cobra.Command, _ []string) error { return a.login(cmd, urls) })
 	cmd.Flags().StringArrayVar(&urls, "url", nil, "address or name of an HSM to sign in to; may be given several times")
 	must(cmd.RegisterFlagCompletionFunc("url", cobra.NoFileCompletions))
@@ -56,23 +60,27 @@ func (a *app) login(cmd *cobra.Command, urls []string) error {
 	if err != nil {
 		return err
 	}
-	got := []client.Token{token}
+	got, whose := []client.Token{token}, []string{s.Server}
 	for _, url := range urls {
 		address, err := a.address(url)
 		if err != nil {
 			return err
 		}
+		if address = strings.TrimSuffix(address, "/"); slices.Contains(whose[1:], address) {
+			continue
+		}
 		token, err := c.SignIn(cmd.Context(), address)
 		if err != nil {
 			return err
 		}
-		got = append(got, token)
+		got, whose = append(got, token), append(whose, address)
 	}
 	file := tokenFile{path: filepath.Join(dir, tokenFileName), now: a.now}
 	if err := file.add(got); err != nil {
 		return err
 	}
 	type signedIn struct {
+		For     string    `json:"for"` // address; the scope names the audience, which is not the same for an HSM
 		Scope   string    `json:"scope"`
 		Expires time.Time `json:"expires"`
 	}
@@ -81,15 +89,48 @@ func (a *app) login(cmd *cobra.Command, urls []string) error {
 		File     string     `json:"file"`
 		Tokens   []signedIn `json:"tokens"`
 	}{ClientID: s.ClientID, File: file.path}
-	for _, t := range got {
-		result.Tokens = append(result.Tokens, signedIn{t.Scope, t.Expires.UTC().Truncate(time.Second)})
+	for i, t := range got {
+		result.Tokens = append(result.Tokens, signedIn{whose[i], t.Scope, t.Expires.UTC().Truncate(time.Second)})
 	}
+	a.say("signed in as %s; the tokens are in %s until they expire, or: strongroom logout", s.ClientID, file.path)
 	return a.result(result, func(t *table) {
-		t.row("SCOPE", "EXPIRES")
-		for _, one := range result.Tokens {
-			t.row(one.Scope, one.Expires.Format(time.RFC3339))
+		t.row("SIGNED IN TO", "ADDRESS", "UNTIL")
+		for i, one := range result.Tokens {
+			what := "HSM"
+			if i == 0 {
+				what = "server"
+			}
+			t.row(what, one.For, one.Expires.Format(time.RFC3339))
 		}
 	})
+}
+
+func (a *app) logoutCommand() *cobra.Command {
+	return a.verb("logout", "Remove the tokens that login keeps", `Removes the file with the tokens of login, of all servers and HSMs. A copy of a token that is elsewhere stays good until
+it expires; "identity app rotate --revoke-tokens" on the server stops those too.`, 0,
+		func(*cobra.Command, []string) error {
+			dir, err := a.configDir()
+			if err != nil {
+				return err
+			}
+			path := filepath.Join(dir, tokenFileName)
+			err = durable.Remove(path)
+			removed := err == nil
+			if err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return fileProblem(err)
+			}
+			if !removed {
+				a.say("there were no tokens to remove")
+			}
+			return a.result(struct {
+				File    string `json:"file"`
+				Removed bool   `json:"removed"`
+			}{path, removed}, func(t *table) {
+				if removed {
+					t.field("removed", path)
+				}
+			})
+		})
 }
 
 // bearer is what a token is made of (RFC 6750 section 2.1). Anything else cannot be sent, and is damage.

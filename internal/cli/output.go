@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 
@@ -56,6 +57,14 @@ func (t *table) field(name, value string) {
 
 // heading writes text across all columns, after an empty line.
 func (t *table) heading(text string) { fmt.Fprintf(t.w, "\n%s\n", oneLine(text)) }
+
+// count is "1 record" or "2 records".
+func count(n int, one string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return strconv.Itoa(n) + " " + one + "s"
+}
 
 // say tells a person something that is no result. Programs that asked for JSON are not told.
 func (a *app) say(format string, args ...any) {

@@ -257,6 +257,8 @@ type assignmentView struct {
 	Role      string `json:"role,omitempty"` // its name; absent where that cannot be read
 	RoleID    string `json:"role_id"`        // GUID
 	Scope     string `json:"scope"`
+
+	Warnings []string `json:"warnings,omitempty"`
 }
 
 func viewAssignment(x api.RoleAssignment, roles []api.RoleDefinition) assignmentView {
@@ -273,6 +275,7 @@ func viewAssignment(x api.RoleAssignment, roles []api.RoleDefinition) assignment
 func (v assignmentView) roleText() string { return first(v.Role, v.RoleID) }
 
 func (a *app) showAssignment(v assignmentView) error {
+	v.Warnings = a.warned()
 	return a.result(v, func(t *table) {
 		t.field("name", v.Name)
 		t.field("principal", v.Principal)
@@ -335,6 +338,9 @@ the HSM can give that, also to himself.`, 0, func(cmd *cobra.Command, _ []string
 		}
 		if err := a.checkPrincipal(cmd, principal); err != nil {
 			return err
+		}
+		if !isGUID(principal) && !strings.Contains(principal, ":") {
+			a.warn("%q is no GUID: the role counts for whoever has exactly that as the object ID, and for nobody by a name; principals of an issuer with a prefix are PREFIX:OBJECT-ID", principal)
 		}
 		hsm, err := a.hsm(cmd)
 		if err != nil {

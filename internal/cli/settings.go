@@ -240,7 +240,8 @@ func (a *app) hsm(cmd *cobra.Command) (*client.HSM, error) {
 	if err != nil {
 		return nil, err
 	}
-	return c.HSM(address)
+	a.asked, err = c.HSM(address)
+	return a.asked, err
 }
 
 // address turns what --url says into an address: a name stands for the variable that a development server's

@@ -149,7 +149,7 @@ func importFailure(err error, v *versionRecord) error {
 		// What the engine says holds nothing of the key: which check failed.
 		return failure.Wrap(failure.BadParameter, err, "the key is not taken: %s; export it anew from where it comes from", strings.TrimPrefix(err.Error(), engine.ErrMaterial.Error()+": "))
 	case errors.Is(err, engine.ErrSpec):
-		return failure.Wrap(failure.BadParameter, err, "the key is not a %s key of a size that this HSM has (RSA 2048, 3072 or 4096 bits; EC on the curve that crv names; oct 128, 192 or 256 bits)", v.Type)
+		return failure.Wrap(failure.BadParameter, err, "the key is not an %s key of a size that this HSM has (RSA 2048, 3072 or 4096 bits; EC on the curve that crv names; oct 128, 192 or 256 bits)", v.Type)
 	}
 	return engineFailure(err, "the key")
 }

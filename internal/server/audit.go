@@ -94,9 +94,6 @@ func openAudit(ctx context.Context, f *auditFiles, fresh bool) (*auditor, error)
 		o.Known = tlog.Tree{N: mark.N, Hash: tlog.Hash(mark.Root)}
 	}
 	f.id.Store(mark.ID)
-	if err := durable.MkdirAll(f.folder, 0o700); err != nil {
-		return nil, fmt.Errorf("audit folder: %w", err)
-	}
 	log, err := audit.Open(f.folder, o)
 	if fresh && errors.Is(err, audit.ErrMissing) {
 		f.log.WarnContext(ctx, "the audit log is gone, and another one is begun because --new-audit-log says so", "lost", mark.ID, "records", mark.N)
@@ -116,17 +113,17 @@ func openAudit(ctx context.Context, f *auditFiles, fresh bool) (*auditor, error)
 	return &auditor{log: log, strangers: rate.NewLimiter(strangersPerSecond, strangersBurst), throttled: rate.NewLimiter(strangersPerSecond, strangersBurst)}, nil
 }
 
-// auditProblem says what to do about a log that cannot be opened.
+// auditProblem says what to do about a log that cannot be opened; what is wrong with which folder, the error says.
 func auditProblem(err error, folder string) error {
 	switch {
 	case errors.Is(err, audit.ErrMissing):
-		return fmt.Errorf("%w: there is none in %s. Put it back from where it was moved or copied to; if it is lost, `serve --new-audit-log` begins another one, and nobody can show any more what happened before", err, folder)
+		return fmt.Errorf("%w. Put it back from where it was moved or copied to; if it is lost, `serve --new-audit-log` begins another one, and nobody can show any more what happened before", err)
 	case errors.Is(err, audit.ErrRolledBack), errors.Is(err, audit.ErrDamaged):
-		return fmt.Errorf("%w, in %s. Nothing was changed. `strongroom audit verify` says what is wrong; keep a copy as evidence, move the folder away, and begin another log with `serve --new-audit-log`", err, folder)
+		return fmt.Errorf("%w. Nothing was changed. If the right one is lost: keep this one as evidence, move the folder away, and begin another log with `serve --new-audit-log`", err)
 	case errors.Is(err, audit.ErrInUse):
-		return fmt.Errorf("%w: %s; stop the other server, or name another folder", err, folder)
+		return fmt.Errorf("%w; stop it, or name another folder in [audit] folder", err)
 	case errors.Is(err, audit.ErrForeign):
-		return fmt.Errorf("%w: %s. Each server has a log of its own; name another folder in [audit] folder", err, folder)
+		return fmt.Errorf("%w; each server has a log of its own: name another folder in [audit] folder", err)
 	}
 	return fmt.Errorf("audit log in %s: %w", folder, err)
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"crypto"
 	"encoding/json"
+	"errors"
+	"io/fs"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -125,6 +127,11 @@ func TestAuditLogThatIsNotTheOne(t *testing.T) {
 	must(t, os.Rename(filepath.Join(dir, "audit"), now))
 	if err := start(false); err == nil || !strings.Contains(err.Error(), "--new-audit-log") {
 		t.Errorf("without its log: %v", err)
+	} else if strings.Count(err.Error(), dir) != 1 {
+		t.Errorf("it is said more than once where: %v", err)
+	}
+	if _, err := os.Lstat(filepath.Join(dir, "audit")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("something was made in its place: %v", err)
 	}
 	must(t, os.RemoveAll(filepath.Join(dir, "audit")))
 	must(t, os.CopyFS(filepath.Join(dir, "audit"), os.DirFS(kept)))

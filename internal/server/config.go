@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"net/url"
@@ -197,13 +198,21 @@ func readConfig(o Options) (c Config, err error) {
 			return c, fmt.Errorf("configuration %s: line %d is not valid TOML, or not of the type that its setting has", o.ConfigFile, mistake.Position.Line)
 		}
 		if err != nil {
-			return c, fmt.Errorf("configuration %s: %w", o.ConfigFile, err)
+			return c, fmt.Errorf("configuration %s: %w", o.ConfigFile, reason(err))
 		}
 		if unknown := meta.Undecoded(); len(unknown) > 0 {
 			return c, fmt.Errorf("configuration %s: unknown setting %q; see docs/operations.md for those there are", o.ConfigFile, unknown[0].String())
 		}
 	}
 	return c, nil
+}
+
+// reason is what is wrong with a file, without the system call and the name, which stands beside it.
+func reason(err error) error {
+	if path, is := errors.AsType[*fs.PathError](err); is {
+		return path.Err
+	}
+	return err
 }
 
 // dataConfig is what a command needs that works on the data of a server which does not run: where database and seal are.

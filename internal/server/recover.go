@@ -73,6 +73,9 @@ func RecoverAccess(ctx context.Context, r Recovery) (Recovered, error) {
 		}
 	}
 	db, sl, err := openState(cfg, options)
+	if errors.Is(err, ErrRunning) {
+		return Recovered{}, fmt.Errorf("%w %s; stop it first, and start it again afterwards. Nothing was changed", ErrRunning, cfg.Data)
+	}
 	if err != nil {
 		return Recovered{}, err
 	}

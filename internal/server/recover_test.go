@@ -68,7 +68,7 @@ func TestRecoverAccess(t *testing.T) {
 	recovery := Recovery{ConfigFile: config, HSM: "VAULT1", Principal: strings.ToUpper(newcomer), Log: &log}
 
 	r := begin(t, options, "administrator.env")
-	if _, err := RecoverAccess(t.Context(), recovery); err == nil || !strings.Contains(err.Error(), "in use by another server") {
+	if _, err := RecoverAccess(t.Context(), recovery); err == nil || !strings.Contains(err.Error(), "a server is running on the data folder "+dir+"; stop it first") {
 		t.Errorf("beside a running server: %v", err)
 	}
 	r.stop()

@@ -105,6 +105,9 @@ func Run(ctx context.Context, o Options) (err error) {
 		}
 	}
 	s := &Server{cfg: cfg, dev: o.Dev, stdout: o.Stdout, log: log, version: o.Version, newAudit: o.NewAuditLog, wrap: o.WrapDataPlane, kick: make(chan struct{}, 1)}
+	if err := checkFirstStart(cfg, o); err != nil {
+		return err
+	}
 	if err := durable.MkdirAll(cfg.Data, 0o700); err != nil {
 		return fmt.Errorf("data folder: %w", err)
 	}
@@ -197,7 +200,7 @@ func openState(cfg Config, o Options) (store.Store, seal.Seal, error) {
 	}
 	db, err := bolt.Open(cfg.Data, bolt.Options{})
 	if errors.Is(err, bolt.ErrInUse) {
-		return nil, nil, fmt.Errorf("the data folder %s is in use by another server; stop that one, or name another folder", cfg.Data)
+		return nil, nil, folderInUse(cfg.Data)
 	}
 	if err != nil {
 		return nil, nil, err
@@ -228,6 +231,15 @@ func openState(cfg Config, o Options) (store.Store, seal.Seal, error) {
 	}
 	return db, sl, nil
 }
+
+// folderInUse is [ErrRunning] as a server is told of it that would be the second one on a data folder.
+type folderInUse string
+
+func (f folderInUse) Error() string {
+	return fmt.Sprintf("the data folder %s is in use by another server; stop that one, or name another folder", string(f))
+}
+
+func (folderInUse) Is(target error) bool { return target == ErrRunning }
 
 func openSeal(cfg Config, o Options, exists bool) (seal.Seal, error) {
 	kind := cfg.Seal.Kind
@@ -271,7 +283,7 @@ func sealPassphrase(cfg Config, o Options, twice bool) (secret.Bytes, error) {
 	if path != "" {
 		f, err := os.Open(path)
 		if err != nil {
-			return secret.Bytes{}, fmt.Errorf("passphrase of the seal: %w", err)
+			return secret.Bytes{}, fmt.Errorf("passphrase of the seal: %s: %w; give the file with --seal-passphrase-file, or leave passphrase_file out to be asked", path, reason(err))
 		}
 		defer f.Close()
 		raw, err := io.ReadAll(io.LimitReader(f, 4097))
@@ -302,7 +314,7 @@ func sealPassphrase(cfg Config, o Options, twice bool) (secret.Bytes, error) {
 		second := secret.Take(again)
 		defer second.Wipe()
 		if !passphrase.Equal(second) {
-			return secret.Bytes{}, errors.New("the two passphrases differ; nothing was made")
+			return secret.Bytes{}, errors.New("the two passphrases differ, and no seal was made; start again")
 		}
 	}
 	return passphrase, nil
