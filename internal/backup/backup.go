@@ -118,11 +118,11 @@ func (s *Service) CheckRestore(ctx context.Context, h *hsm.HSM, caller access.Ca
 
 // RestoreKey begins the restore of one key from a full backup.
 func (s *Service) RestoreKey(ctx context.Context, h *hsm.HSM, caller access.Caller, t Target, folder, name string) (Job, error) {
-	if err := h.Allowed(ctx, caller, access.RestoreStart); err != nil {
-		return Job{}, err
-	}
 	if !access.ValidScope(access.ScopeKey(name)) {
 		return Job{}, failure.New(failure.BadParameter, "a key name has 1 to 127 letters (a to z), digits and hyphens")
+	}
+	if err := h.AllowedKey(ctx, caller, access.RestoreStart, name); err != nil {
+		return Job{}, err
 	}
 	return s.start(ctx, h, caller, Job{Kind: KeyRestore, Folder: folder, Key: name}, t, s.restoreKey)
 }

@@ -100,12 +100,9 @@ func startBackup(ctx context.Context, c *call) (answer, error) {
 }
 
 func checkBackup(ctx context.Context, c *call) (answer, error) {
-	var request api.SASTokenParameter
-	if len(c.body) > 0 {
-		var err error
-		if request, err = decode[api.SASTokenParameter](c); err != nil {
-			return answer{}, err
-		}
+	request, err := decode[api.SASTokenParameter](c)
+	if err != nil {
+		return answer{}, err
 	}
 	t, err := optionalTarget(&request)
 	if err != nil {

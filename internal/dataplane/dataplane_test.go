@@ -16,6 +16,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"math/big"
 	"net/http"
@@ -35,6 +36,8 @@ import (
 	"crypto"
 
 	"strongroom/internal/access"
+	"strongroom/internal/backup"
+	"strongroom/internal/backupset"
 	"strongroom/internal/dataplane"
 	"strongroom/internal/engine"
 	"strongroom/internal/engine/software"
@@ -127,10 +130,23 @@ func newFixtureWith(t testing.TB, options []software.Option, hsms ...string) *fi
 			t.Fatal(err)
 		}
 	}
-	f.config = dataplane.Config{HSMs: f.service, Verifier: verifier, Authorization: issuerURL + "/tenant", Region: "local", Log: log, Now: clock}
+	// Backups find an empty place, which takes nothing.
+	jobs := backup.New(backup.Config{Store: f.store, Seal: sl, HSMs: f.service, Now: clock, Log: log, Program: "test",
+		Open: func(context.Context, backup.Target) (backupset.Storage, error) { return nowhere{}, nil }})
+	t.Cleanup(jobs.Close)
+	f.config = dataplane.Config{HSMs: f.service, Backups: jobs, Verifier: verifier, Authorization: issuerURL + "/tenant", Region: "local", Log: log, Now: clock}
 	f.configure(func(*dataplane.Config) {})
 	return f
 }
+
+// nowhere is a storage with nothing in it.
+type nowhere struct{}
+
+func (nowhere) Create(context.Context, string) (backupset.Object, error) {
+	return nil, fs.ErrPermission
+}
+func (nowhere) Open(context.Context, string) (io.ReadCloser, error)    { return nil, fs.ErrNotExist }
+func (nowhere) List(context.Context, string) ([]backupset.Info, error) { return nil, nil }
 
 func (f *fixture) token(claims map[string]any) string {
 	all := map[string]any{"iss": issuerURL, "aud": "https://managedhsm.localhost:8443", "oid": adminID, "sub": adminID, "tid": "t",
@@ -195,7 +211,39 @@ func (f *fixture) do(r request) *httptest.ResponseRecorder {
 	}
 	w := httptest.NewRecorder()
 	f.handler.ServeHTTP(w, req)
+	f.settle(w)
 	return w
+}
+
+// settle waits until the job that an answer is about has ended: there is one of an HSM at a time.
+func (f *fixture) settle(w *httptest.ResponseRecorder) {
+	var op struct {
+		JobID string `json:"jobId"`
+	}
+	if w.Code != http.StatusAccepted || json.Unmarshal(w.Body.Bytes(), &op) != nil || op.JobID == "" {
+		return
+	}
+	for {
+		ended := false
+		living, err := f.service.List(context.Background(), false)
+		if err != nil {
+			f.t.Fatal(err)
+		}
+		for _, info := range living {
+			h, err := f.service.Open(context.Background(), info.Name)
+			if err != nil {
+				f.t.Fatal(err)
+			}
+			for _, restores := range []bool{false, true} {
+				j, err := f.config.Backups.Status(context.Background(), h, access.Caller{ObjectID: adminID}, restores, op.JobID)
+				ended = ended || err == nil && j.Status != backup.InProgress
+			}
+		}
+		if ended {
+			return
+		}
+		time.Sleep(time.Millisecond) // between questions
+	}
 }
 
 func (f *fixture) snapshot() string {

@@ -128,6 +128,8 @@ func (f *fixture) everyRoute() (list []routeRequest) {
 		"PUT {name}": `{"key":{"kty":"EC","crv":"P-256"}}`, "PATCH {name}": `{"tags":{}}`, "PATCH {version}": `{"tags":{}}`,
 		"roleDefinitions": `{"properties":{"roleName":"x"}}`, "roleAssignments": `{"properties":{"roleDefinitionId":"x","principalId":"x"}}`,
 		"settings": `{"value":"true"}`, "release": `{"target":"a.b.c"}`,
+		"POST backup": `{"storageResourceUri":"https://a.example/b"}`, "prebackup": `{}`,
+		"PUT restore": `{"sasTokenParameters":{"storageResourceUri":"https://a.example/b"},"folderToRestore":"f","folder":"f"}`, "prerestore": `{}`,
 	}
 	for _, crypt := range []string{"encrypt", "decrypt", "wrapkey", "unwrapkey"} {
 		bodies[crypt] = `{"alg":"RSA-OAEP-256","value":"AAAA"}`

@@ -193,7 +193,7 @@ func TestRecordsHoldNothingOfARequest(t *testing.T) {
 // Whoever adds an operation to this list has thought of where the records go.
 func TestNoOperationIsAboutTheLog(t *testing.T) {
 	known := strings.Fields(`DownloadSecurityDomain GetTransferKey UploadSecurityDomain CancelRecovery UpdateSetting RestoreKey ImportKey UpdateKey DeleteKey PurgeDeletedKey
-		RecoverDeletedKey CreateKey RotateKey UpdateKeyRotationPolicy Release PutRoleDefinition DeleteRoleDefinition PutRoleAssignment DeleteRoleAssignment`)
+		RecoverDeletedKey CreateKey RotateKey UpdateKeyRotationPolicy Release FullBackup PreFullBackup FullRestore PreFullRestore SelectiveKeyRestore UndoRestore PutRoleDefinition DeleteRoleDefinition PutRoleAssignment DeleteRoleAssignment`)
 	for _, op := range dataplane.Operations() {
 		if op.Changes && !slices.Contains(known, op.Name) {
 			t.Errorf("%s %s (%s) changes something that this test does not know", op.Method, op.Pattern, op.Name)

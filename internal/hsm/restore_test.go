@@ -285,12 +285,15 @@ func TestRestoreIsAllOrNothing(t *testing.T) {
 				r := begin(t, h, "job")
 				for name, call := range map[string]func() error{
 					"create by who was let in before": func() error { _, err := k.Create(t.Context(), admin, "k", keys.CreateParams{Type: "EC"}); return err },
-					"keys": func() error { _, err := w.open("alpha").Keys(t.Context()); return err },
+					"keys":                            func() error { _, err := w.open("alpha").Keys(t.Context()); return err },
 					"assign a role": func() error {
 						_, err := w.open("alpha").Roles().PutAssignment(t.Context(), admin, access.Assignment{Name: "aaaaaaaa-0000-4000-8000-000000000002", PrincipalID: "p", RoleDefinitionID: access.RoleCryptoUser, Scope: "/"})
 						return err
 					},
-					"setting":  func() error { _, err := w.open("alpha").SetSetting(t.Context(), admin, hsm.SettingARMKeys, "true"); return err },
+					"setting": func() error {
+						_, err := w.open("alpha").SetSetting(t.Context(), admin, hsm.SettingARMKeys, "true")
+						return err
+					},
 					"download": func() error { _, err := w.open("alpha").Download(t.Context(), admin, certificates(3), 2); return err },
 					"another":  func() error { _, err := w.open("alpha").BeginRestore(t.Context(), "other"); return err },
 					"undo":     func() error { _, err := w.open("alpha").UndoRestore(t.Context(), admin); return err },
