@@ -164,7 +164,9 @@ func TestWithdrawnKeyEndsRememberedTokens(t *testing.T) {
 	want(t, verify(), nil)
 	b.wantCounts(t, 1)
 	b.advance(time.Nanosecond)
+	answers := b.held()
 	want(t, verify(), nil) // does not wait for the reading that it starts
+	close(answers)
 	b.settle()
 	want(t, verify(), failure.Unauthorized)
 }

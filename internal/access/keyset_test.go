@@ -200,6 +200,18 @@ func (b *bench) verify(t *testing.T, key *ecdsa.PrivateKey, kid string) error {
 	return err
 }
 
+// held keeps the issuer from answering with its keys until what it returns is closed.
+func (b *bench) held() chan struct{} {
+	b.provider.mu.Lock()
+	defer b.provider.mu.Unlock()
+	gate, answer := make(chan struct{}), b.keys
+	b.keys = func(w http.ResponseWriter, r *http.Request) {
+		<-gate
+		answer(w, r)
+	}
+	return gate
+}
+
 // settle waits until no reading is under way.
 func (b *bench) settle() {
 	k := b.issuer.Keys.(*remoteKeys)
@@ -311,7 +323,9 @@ func TestWithdrawnKeyStopsWorking(t *testing.T) {
 			want(t, b.verify(t, b.key, "first"), nil)
 			b.wantCounts(t, 1)
 			b.advance(time.Nanosecond)
+			answers := b.held()
 			want(t, b.verify(t, b.key, "first"), nil) // does not wait for the reading that it starts
+			close(answers)
 			b.settle()
 			if err := b.verify(t, b.key, "first"); err == nil {
 				t.Error("the withdrawn key still works")
