@@ -350,13 +350,16 @@ func TestMemoryStaysFlat(t *testing.T) {
 	const bound = 16 << 20
 	d := newDomain(t, "one")
 	large := noise("large", 4<<20)
+	versions := key("k", 1, 0).Versions
 	for name, c := range map[string]struct {
 		n      int
 		record func(i int) backupset.Record
 		every  int
 		gc     int // percent: how much garbage may wait, which is counted too
 	}{
-		"100,000 small": {100_000, func(i int) backupset.Record { return key(fmt.Sprintf("key-%06d", i), 1, 400) }, 1000, 50},
+		"100,000 small": {100_000, func(i int) backupset.Record {
+			return backupset.Record{Item: backupset.Item{Kind: "key", Name: fmt.Sprintf("key-%06d", i), Versions: versions}, Body: large[i : i+400]}
+		}, 1000, 50},
 		"24 large": {24, func(i int) backupset.Record {
 			return backupset.Record{Item: backupset.Item{Kind: "key", Name: fmt.Sprintf("%06d", i)}, Body: large}
 		}, 1, 50},
