@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"net"
 	"net/url"
@@ -53,12 +54,13 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"source":  source,
-			"await":   await,
-			"answers": answers,
-			"mode":    mode,
-			"exit":    exit,
-			"damage":  damage,
+			"source":    source,
+			"await":     await,
+			"answers":   answers,
+			"mode":      mode,
+			"exit":      exit,
+			"damage":    damage,
+			"jsonfield": jsonField,
 		},
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
@@ -152,6 +154,20 @@ func exit(ts *testscript.TestScript, neg bool, args []string) {
 	if got != args[0] {
 		ts.Fatalf("exit code %s, want %s", got, args[0])
 	}
+}
+
+// jsonfield VARIABLE FILE NAME sets a variable to a text in the JSON object that a file holds.
+func jsonField(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 3 {
+		ts.Fatalf("usage: jsonfield VARIABLE FILE NAME")
+	}
+	var object map[string]any
+	ts.Check(json.Unmarshal([]byte(ts.ReadFile(args[1])), &object))
+	value, ok := object[args[2]].(string)
+	if !ok {
+		ts.Fatalf("%s has no text %s", args[1], args[2])
+	}
+	ts.Setenv(args[0], value)
 }
 
 // damage N FILE changes the first character of the ciphertext of share number N in an SD file.
