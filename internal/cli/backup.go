@@ -20,7 +20,7 @@ import (
 func (a *app) backupCommand() *cobra.Command {
 	return noun("backup", "Full backups of an HSM", `A full backup holds everything of an HSM: keys with all versions, deleted keys, policies, roles, settings. It can be restored
 on every HSM of the same security domain, and nowhere else; without the security domain, and a quorum of its custodians, nobody can open it.`,
-		a.backupStartCommand(), a.backupStatusCommand(), a.backupListCommand())
+		a.backupStartCommand(), a.backupStatusCommand(), a.backupListCommand(), a.backupVerifyCommand())
 }
 
 func (a *app) restoreCommand() *cobra.Command {

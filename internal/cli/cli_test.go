@@ -61,6 +61,7 @@ func TestScripts(t *testing.T) {
 			"exit":      exit,
 			"damage":    damage,
 			"jsonfield": jsonField,
+			"flip":      flip,
 		},
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
@@ -168,6 +169,21 @@ func jsonField(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("%s has no text %s", args[1], args[2])
 	}
 	ts.Setenv(args[0], value)
+}
+
+// flip FILE N changes one bit of the byte at N in a file. Doing it again changes it back.
+func flip(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: flip FILE N")
+	}
+	n, err := strconv.Atoi(args[1])
+	ts.Check(err)
+	data := []byte(ts.ReadFile(args[0]))
+	if n >= len(data) {
+		ts.Fatalf("%s has only %d bytes", args[0], len(data))
+	}
+	data[n] ^= 1
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), data, 0o600))
 }
 
 // damage N FILE changes the first character of the ciphertext of share number N in an SD file.
