@@ -35,7 +35,9 @@ func (a *app) meter(what string) *meter {
 func (m *meter) step(what string) {
 	m.done()
 	m.what = what
-	if !m.live {
+	if m.live {
+		m.tell(0, 0, "")
+	} else {
 		m.a.say("%s …", what)
 		m.said = m.a.now()
 	}

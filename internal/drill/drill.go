@@ -271,7 +271,7 @@ func (d *drill) rehearse(ctx context.Context) error {
 	})
 	switch {
 	case err == nil:
-		d.r.RecoverySeconds = int64(d.Now().Sub(d.began).Seconds())
+		d.r.RecoverySeconds = int64(max(0, d.Now().Sub(d.began)+time.Second-1) / time.Second) // rounded up
 		return d.step("use", func() error { return d.use(ctx, b) })
 	case b == nil:
 		return d.refused(ctx, "restore", err)
