@@ -42,7 +42,9 @@ see drill verify. Exit code 1 means that the drill failed; there is a report the
 	cmd.Flags().StringVar(&d.out, "out", "", "file to write the signed report to")
 	cmd.Flags().BoolVar(&d.force, "force", false, "replace the file if it exists")
 	a.requireFlags(cmd, "sd", "key", "backup")
-	cmd.AddCommand(a.drillVerifyCommand())
+	report := noun("report", "Reports of drills", "", a.drillVerifyCommand()) // another way to say drill verify
+	report.Hidden = true
+	cmd.AddCommand(a.drillVerifyCommand(), report)
 	return cmd
 }
 

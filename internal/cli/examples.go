@@ -53,6 +53,7 @@ var examples = map[string][]string{
 	"restore status":         {"strongroom restore status 3f6d0c5be2a14f7f9a70d2c1b8e4a955 --url beta", "strongroom restore status --url beta"},
 	"restore undo":           {"strongroom restore undo --url beta"},
 	"drill":                  {"strongroom drill --sd SD.json --key ada.key --key cy.key --backup /srv/backups/mhsm-alpha-2026112503000000 --out drill-2026-11.report"},
+	"drill report verify":    {"strongroom drill report verify drill-2026-11.report --domain SD.json"},
 	"drill verify":           {"strongroom drill verify drill-2026-11.report --domain SD.json"},
 	"hsm create":             {"strongroom hsm create gamma --server https://127.0.0.1:8443"},
 	"hsm show":               {"strongroom hsm show gamma"},
