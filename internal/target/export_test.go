@@ -3,6 +3,7 @@ package target
 import (
 	"crypto/x509"
 	"net"
+	"net/netip"
 	"time"
 )
 
@@ -11,3 +12,6 @@ func (p *Places) Tune(resolver *net.Resolver, roots *x509.CertPool, tries int) *
 	p.knobs = knobs{resolver: resolver, roots: roots, retryDelay: time.Millisecond, tries: tries}
 	return p
 }
+
+// MayDial is whether a connection for a host may go to an address.
+func (p *Places) MayDial(host string, address netip.Addr) bool { return p.mayDial(host, address) }

@@ -30,9 +30,6 @@ type folder struct {
 
 func (t *folder) String() string { return t.path }
 
-// Close has nothing to free.
-func (t *folder) Close() error { return nil }
-
 func (t *folder) fail(op string, err error) error {
 	if err == nil {
 		return nil

@@ -125,13 +125,12 @@ func (p *Places) newTransport(hosts func(origin) bool) *transport {
 		base: &http.Transport{
 			Proxy:                  nil, // a proxy would resolve names where nobody looks at the address
 			DialContext:            dial,
-			TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: p.knobs.roots},
+			TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: p.knobs.roots, ClientSessionCache: tls.NewLRUClientSessionCache(8)},
 			TLSHandshakeTimeout:    30 * time.Second,
 			ResponseHeaderTimeout:  answerTime,
 			MaxResponseHeaderBytes: maxHeaderBytes,
-			IdleConnTimeout:        30 * time.Second,
-			MaxIdleConnsPerHost:    4,
 			DisableCompression:     true, // what is stored is what is read, and nothing grows on the way
+			DisableKeepAlives:      true, // what comes on an idle connection, net/http logs: a store could log its token there
 		},
 	}
 }
@@ -150,7 +149,8 @@ func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	answer, err := t.base.RoundTrip(sent)
 	if err != nil {
-		return nil, err
+		why, _ := reason(err)
+		return nil, &networkError{why, err}
 	}
 	answer.Request = r
 	if answer.StatusCode >= 300 && answer.StatusCode < 400 && answer.StatusCode != http.StatusNotModified {
@@ -162,6 +162,15 @@ func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	return answer, nil
 }
+
+// networkError is an error of a connection with words of our own: net/http's quote what a server sent.
+type networkError struct {
+	why   string
+	cause error
+}
+
+func (e *networkError) Error() string { return e.why }
+func (e *networkError) Unwrap() error { return e.cause }
 
 func closeBody(r *http.Request) {
 	if r.Body != nil {

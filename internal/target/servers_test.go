@@ -34,11 +34,12 @@ const (
 )
 
 // The credentials of the S3 server, and its region.
-const s3AccessKey, s3SecretKey, s3Region = "CANARYaccess7f3a", "CANARY+secret/7f3a-do-not-print", "us-east-1"
+const s3AccessKey, s3SecretKey, s3Region = "CANARYaccessKeyOfTheStore", "CANARY+secret/7f3a-do-not-print", "us-east-1"
 
 var stop []func()
 
 func TestMain(m *testing.M) {
+	minio.DefaultRetryUnit, minio.DefaultRetryCap = time.Millisecond, time.Millisecond // nothing here gets better by waiting
 	code := m.Run()
 	for _, f := range stop {
 		f()

@@ -20,7 +20,7 @@ import (
 	"strongroom/internal/target"
 )
 
-// Run runs the suite. open returns a target at an empty place; the suite closes it.
+// Run runs the suite. open returns a target at an empty place.
 func Run(t *testing.T, open func(t *testing.T) target.Target) {
 	for _, tc := range []struct {
 		name string
@@ -42,13 +42,7 @@ func Run(t *testing.T, open func(t *testing.T) target.Target) {
 		{"a large object takes little memory", testMemory},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			place := open(t)
-			defer func() {
-				if err := place.Close(); err != nil {
-					t.Errorf("close: %v", err)
-				}
-			}()
-			tc.fn(t, place)
+			tc.fn(t, open(t))
 		})
 	}
 }
