@@ -1,6 +1,7 @@
 package target_test
 
 import (
+	"bytes"
 	"context"
 	"crypto/x509"
 	"errors"
@@ -12,6 +13,7 @@ import (
 	"net/http/httptest"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -103,6 +105,11 @@ func TestWhereBackupsMayGo(t *testing.T) {
 		"s3://other", "s3://", "s3://hsm-backups/../x", "s3://hsm-backups//x", "s3://hsm-backups/x?y", "s3://user@hsm-backups", "s3://hsm-backups/.x", "s3://HSM-backups",
 		"s3://hsm-backups/" + strings.Repeat("a/", 9),
 		"https://acct.blob.core.windows.net/" + strings.Repeat("c", 3000),
+	}
+	for _, host := range []string{"127.1", "2130706433", "0x7f000001", "0x7f.1", "a.0x1", "127.0.0.1.", "0177.0.0.1", "1.2.3.4.5", "[::ffff:127.0.0.1]", "[::1", "a..b", "a@b", "a%20b"} {
+		if l, err := target.ParseStorage("https://"+host+"/c", secret.Bytes{}); !errors.Is(err, failure.BadParameter) {
+			t.Errorf("the host %s was read as %s, %v", host, l, err)
+		}
 	}
 	if len(refused) < 50 {
 		t.Fatalf("only %d URLs", len(refused))
@@ -212,12 +219,13 @@ func (n *names) answer(question []byte) []byte {
 // Covers B3: DNS that gives a public address to whoever checks the name, and another one to whoever dials it.
 func TestDNSThatChangesItsAnswer(t *testing.T) {
 	var connections atomic.Int32
-	inside := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNotFound) }))
+	inside := httptest.NewUnstartedServer(http.NotFoundHandler())
 	inside.Config.ConnState = func(_ net.Conn, state http.ConnState) {
 		if state == http.StateNew {
 			connections.Add(1)
 		}
 	}
+	inside.Start()
 	t.Cleanup(inside.Close)
 	_, port, _ := net.SplitHostPort(inside.Listener.Addr().String())
 	const name = "store.example.com"
@@ -245,8 +253,11 @@ func TestDNSThatChangesItsAnswer(t *testing.T) {
 	if n := connections.Load(); n != 0 {
 		t.Errorf("%d connections reached the inside", n)
 	}
-	if dns.asked[name] < 2 {
-		t.Errorf("the name was asked for %d times: the test shows nothing", dns.asked[name])
+	dns.mu.Lock()
+	asked := dns.asked[name]
+	dns.mu.Unlock()
+	if asked < 2 {
+		t.Errorf("the name was asked for %d times: the test shows nothing", asked)
 	}
 
 	// The counter-test: where the operator allows that network, the same name gets there.
@@ -335,6 +346,111 @@ func TestRedirectsAreNotFollowed(t *testing.T) {
 	}
 }
 
+// Covers B3: whatever a library asks for, a request goes to the host that was allowed or nowhere, and through no proxy.
+func TestRequestsStayOnTheirHost(t *testing.T) {
+	var elsewhere atomic.Int32
+	other := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { elsewhere.Add(1) }))
+	t.Cleanup(other.Close)
+	store := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	t.Cleanup(store.Close)
+	carry, err := places(t, target.Config{}).Transport(store.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	host := strings.TrimPrefix(store.URL, "http://")
+	for uri, want := range map[string]bool{
+		store.URL + "/c": true, other.URL + "/c": false, "https://" + host + "/c": false, "http://user@" + host + "/c": false, "http://localhost:" + host[strings.LastIndexByte(host, ':')+1:] + "/c": false,
+	} {
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodPut, uri, strings.NewReader("body"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		answer, err := carry.RoundTrip(r)
+		if (err == nil) != want {
+			t.Errorf("%s: %v, want it sent: %t", uri, err, want)
+		}
+		if err == nil {
+			_ = answer.Body.Close()
+		}
+	}
+	if n := elsewhere.Load(); n != 0 {
+		t.Errorf("%d requests went to another host", n)
+	}
+}
+
+// Covers B3: a proxy of the environment would connect to wherever a name leads, unseen.
+func TestNoProxyIsUsed(t *testing.T) {
+	const child = "TARGET_TEST_STORE"
+	if store := os.Getenv(child); store != "" {
+		_, port, _ := net.SplitHostPort(store)
+		uri := "http://store.test:" + port
+		dns := &names{answers: map[string][]string{"store.test": {"127.0.0.1"}}, asked: map[string]int{}}
+		l, err := target.ParseStorage(uri+"/acct/c", secret.New([]byte(goodToken)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		place, err := places(t, target.Config{AllowedHosts: []string{uri}, PrivateNetworks: []string{"127.0.0.0/8"}}).Tune(dns.resolver(t), nil, 1).Open(l)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := place.Open(t.Context(), "f/a"); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("got %v, want the store's 404", err)
+		}
+		return
+	}
+	store := httptest.NewServer(http.NotFoundHandler())
+	t.Cleanup(store.Close)
+	var asked atomic.Int32
+	proxy := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { asked.Add(1) }))
+	t.Cleanup(proxy.Close)
+	cmd := exec.Command(os.Args[0], "-test.run", "^"+t.Name()+"$", "-test.v")
+	cmd.Env = append(os.Environ(), "HTTP_PROXY="+proxy.URL, "http_proxy="+proxy.URL, "NO_PROXY=", "no_proxy=", child+"="+store.Listener.Addr().String())
+	out, err := cmd.CombinedOutput()
+	if err != nil || !strings.Contains(string(out), "PASS: "+t.Name()) || asked.Load() != 0 {
+		t.Errorf("the child: %v, and the proxy was asked %d times\n%s", err, asked.Load(), out)
+	}
+}
+
+// An answer without an end is cut where it is no object: listings and errors are read into memory.
+func TestAnswersWithoutEnd(t *testing.T) {
+	var sent atomic.Int64
+	store := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if q := r.URL.Query(); !q.Has("comp") && !q.Has("list-type") {
+			w.WriteHeader(http.StatusConflict)
+		}
+		_, _ = w.Write([]byte(map[bool]string{true: "<EnumerationResults>", false: "<ListBucketResult>"}[r.URL.Query().Has("comp")]))
+		for block := bytes.Repeat([]byte("<a>x</a>"), 8192); ; sent.Add(int64(len(block))) {
+			if _, err := w.Write(block); err != nil || sent.Load() > 1<<30 {
+				return
+			}
+		}
+	}))
+	t.Cleanup(store.Close)
+	config := s3Config(t, store.URL, "bucket")
+	config.AllowedHosts = []string{store.URL}
+	p := places(t, config).Tune(nil, nil, 1)
+	blobs, err := target.ParseStorage(store.URL+"/acct/c", secret.New([]byte(goodToken)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	container, err := p.Open(blobs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, place := range []target.Target{container, openURI(t, p, "s3://bucket")} {
+		_, err := place.List(t.Context(), "f")
+		if err == nil {
+			t.Errorf("%s: an endless listing was read", place)
+		}
+		if _, err := place.Open(t.Context(), "f/a"); err == nil {
+			t.Errorf("%s: an endless error was an object", place)
+		}
+	}
+	if n := sent.Load(); n > 256<<20 {
+		t.Errorf("%d MiB were sent before anybody stopped", n>>20)
+	}
+}
+
 // A certificate that nobody here vouches for ends it; so does one for another name.
 func TestCertificatesAreChecked(t *testing.T) {
 	store := httptest.NewUnstartedServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
@@ -404,6 +520,9 @@ func TestLinksDoNotLeadOut(t *testing.T) {
 	}
 	if list, err := place.List(t.Context(), "f"); err != nil || len(list) != 0 {
 		t.Errorf("list: %v, %v; want the link left out", list, err)
+	}
+	if list, err := place.List(t.Context(), "g"); err == nil || len(list) != 0 {
+		t.Errorf("list of a link that leads out: %v, %v; want an error", list, err)
 	}
 	if entries, err := os.ReadDir(outside); err != nil || len(entries) != 1 {
 		t.Errorf("the folder outside holds %v, %v; want what was there", entries, err)

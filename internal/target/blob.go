@@ -57,6 +57,9 @@ func (p *Places) openBlob(l Location) (Target, error) {
 
 func (t *blobTarget) String() string { return t.where }
 
+// Format prints where it is, for every verb.
+func (t *blobTarget) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, t.where) }
+
 func (t *blobTarget) Create(ctx context.Context, name string) (Object, error) {
 	if _, _, err := splitName(name); err != nil {
 		return nil, err

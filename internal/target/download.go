@@ -3,6 +3,7 @@ package target
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 )
 
@@ -44,6 +45,9 @@ func opened(d *download) (io.ReadCloser, error) {
 	}
 	return d, nil
 }
+
+// Format prints what it is, for every verb.
+func (d *download) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, d.op+" at "+d.where) }
 
 func (d *download) Read(p []byte) (int, error) {
 	for d.err == nil {

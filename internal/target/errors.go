@@ -127,7 +127,8 @@ func status(number int, code string) (why string, kind error) {
 		return "it exists already, and nothing is overwritten" + said, fs.ErrExist
 	case "BlobImmutableDueToPolicy", "BlobImmutableDueToLegalHold", "ObjectLocked", "WORMProtected":
 		return "the store is write-once and refuses" + said, fs.ErrPermission
-	case "AuthenticationFailed", "InvalidAuthenticationInfo", "NoAuthenticationInformation", "ExpiredToken", "InvalidAccessKeyId", "SignatureDoesNotMatch":
+	case "AuthenticationFailed", "AuthorizationFailure", "AuthorizationProtocolMismatch", "AuthorizationResourceTypeMismatch", "AuthorizationServiceMismatch",
+		"AuthorizationSourceIPMismatch", "InvalidAuthenticationInfo", "NoAuthenticationInformation", "ExpiredToken", "InvalidAccessKeyId", "SignatureDoesNotMatch":
 		return "the token or the credentials do not hold: over, not yet valid, or for another place" + said, errCredentials
 	case "ContainerNotFound", "NoSuchBucket", "ResourceNotFound":
 		return "there is no such container or bucket: make it first" + said, errNoContainer

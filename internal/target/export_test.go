@@ -3,7 +3,9 @@ package target
 import (
 	"crypto/x509"
 	"net"
+	"net/http"
 	"net/netip"
+	"strings"
 	"time"
 )
 
@@ -15,3 +17,10 @@ func (p *Places) Tune(resolver *net.Resolver, roots *x509.CertPool, tries int) *
 
 // MayDial is whether a connection for a host may go to an address.
 func (p *Places) MayDial(host string, address netip.Addr) bool { return p.mayDial(host, address) }
+
+// Transport carries requests to one origin.
+func (p *Places) Transport(uri string) (http.RoundTripper, error) {
+	scheme, authority, _ := strings.Cut(uri, "://")
+	allowed, err := parseAuthority(scheme, authority)
+	return p.newTransport(func(o origin) bool { return o == allowed }), err
+}

@@ -8,6 +8,7 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"net/http"
@@ -67,6 +68,9 @@ func isAWS(o origin) bool {
 }
 
 func (t *s3Target) String() string { return t.where }
+
+// Format prints where it is, for every verb.
+func (t *s3Target) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, t.where) }
 
 func (t *s3Target) Create(ctx context.Context, name string) (Object, error) {
 	if _, _, err := splitName(name); err != nil {

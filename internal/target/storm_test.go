@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -172,6 +173,14 @@ func TestTriesAreBounded(t *testing.T) {
 			if n := asked.Load(); n != 3 {
 				t.Errorf("asked %d times, want 3", n)
 			}
+			asked.Store(0)
+			b.proxy.look = func(http.ResponseWriter, *http.Request) bool {
+				asked.Add(1)
+				panic(http.ErrAbortHandler)
+			}
+			if _, err := b.place.Open(t.Context(), "f/a"); err == nil || !strings.Contains(err.Error(), "the connection broke") || asked.Load() != 3 {
+				t.Errorf("of a store that hangs up: %v after %d requests, want that the connection broke, after 3", err, asked.Load())
+			}
 		})
 	}
 }
@@ -236,6 +245,37 @@ func TestBrokenDownloads(t *testing.T) {
 			}
 			if len(ranges) != 3 {
 				t.Errorf("asked %d times, want 3", len(ranges))
+			}
+		})
+		t.Run(name+"/a store that knows no ranges", func(t *testing.T) {
+			breakAfter(1<<20, 1)
+			b.proxy.look = func(_ http.ResponseWriter, r *http.Request) bool {
+				if r.Method == http.MethodGet && len(ranges) > 0 {
+					r.Header.Del("x-ms-range")
+					r.Header.Del("Range")
+				}
+				return false
+			}
+			defer func() { b.proxy.look = nil }()
+			if name == "s3" { // there the range is signed, so that it is the store that leaves it out
+				b.proxy.look = nil
+				breakAnswers := b.proxy.after
+				b.proxy.after = func(answer *http.Response) error {
+					if answer.StatusCode == http.StatusPartialContent {
+						answer.StatusCode, answer.Status = http.StatusOK, "200 OK"
+						answer.Body, answer.ContentLength = io.NopCloser(bytes.NewReader(data)), int64(len(data))
+						answer.Header.Set("Content-Length", strconv.Itoa(len(data)))
+					}
+					return breakAnswers(answer)
+				}
+			}
+			r, err := b.place.Open(t.Context(), "f/a")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = r.Close() }()
+			if n, err := io.Copy(io.Discard, r); err == nil || n >= int64(len(data)) {
+				t.Errorf("read %d bytes, %v; want an error and not the beginning as the rest", n, err)
 			}
 		})
 		t.Run(name+"/another object", func(t *testing.T) {
@@ -372,10 +412,14 @@ func TestPermissions(t *testing.T) {
 	if err := writer.Delete(t.Context(), "f/small"); err != nil {
 		t.Error(err)
 	}
-	for what, err := range everything(t.Context(), openBlob(t, uri, sasToken(t, name, full, time.Now().Add(-time.Minute)))) {
+	over := openBlob(t, uri, sasToken(t, name, full, time.Now().Add(-time.Minute)))
+	for what, err := range everything(t.Context(), over) {
 		if !errors.Is(err, fs.ErrPermission) {
 			t.Errorf("with a token that is over, %s: %v, want fs.ErrPermission", what, err)
 		}
+	}
+	if _, err := over.Create(t.Context(), "f/new"); !errors.Is(err, fs.ErrPermission) {
+		t.Errorf("with a token that is over, create: %v, want fs.ErrPermission before anything is sent", err)
 	}
 	if _, err := writer.List(t.Context(), "f"); !errors.Is(err, fs.ErrPermission) {
 		t.Errorf("list without the permission: %v, want fs.ErrPermission", err)
@@ -385,7 +429,26 @@ func TestPermissions(t *testing.T) {
 			t.Errorf("write without the permission: %v, want fs.ErrPermission", err)
 		}
 	}
+	// A token that was pasted without its escapes, whose signature has a '+'.
+	pasted := ""
+	for i := range 1000 {
+		token := sasToken(t, name, full, time.Now().Add(time.Hour+time.Duration(i)*time.Second))
+		if strings.Contains(token, "%2B") {
+			pasted = strings.NewReplacer("%2B", "+", "%2F", "/", "%3D", "=", "%3A", ":").Replace(token)
+			break
+		}
+	}
+	if list, err := openBlob(t, uri, pasted).List(t.Context(), "f"); err != nil || len(list) != 1 {
+		t.Errorf("with a token without escapes: %v, %v", list, err)
+	}
 	// A container and a bucket that are not there.
+	absent := openBlob(t, uri+"x", sasToken(t, name+"x", full, time.Now().Add(time.Hour)))
+	if _, err := absent.Create(t.Context(), "f/a"); err == nil || !strings.Contains(err.Error(), "make it first") {
+		t.Errorf("create in a container that is not there: %v", err)
+	}
+	if err := absent.Delete(t.Context(), "f/a"); err == nil {
+		t.Error("delete in a container that is not there succeeded")
+	}
 	endpoint, err := s3Server()
 	if err != nil {
 		t.Fatal(err)

@@ -446,7 +446,7 @@ func testParallel(t *testing.T, place target.Target) {
 
 // testMemory counts everything that is allocated on the way, garbage too: what is held cannot be more.
 func testMemory(t *testing.T, place target.Target) {
-	const size, bound = 5 * target.PartSize, 24 << 20
+	const size, bound = 5 * target.PartSize, 16 << 20
 	chunk := content(10, 1<<20)
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
