@@ -2,6 +2,7 @@ package target
 
 import (
 	"crypto/x509"
+	"io"
 	"net"
 	"net/http"
 	"net/netip"
@@ -23,4 +24,10 @@ func (p *Places) Transport(uri string) (http.RoundTripper, error) {
 	scheme, authority, _ := strings.Cut(uri, "://")
 	allowed, err := parseAuthority(scheme, authority)
 	return p.newTransport(func(o origin) bool { return o == allowed }), err
+}
+
+// SentBody is the body of a request as the network sees it; answered and ended are what happens to its answer.
+func SentBody(from io.ReadCloser) (body io.Reader, answered, ended func()) {
+	b := &sentBody{from: from, ended: make(chan struct{})}
+	return b, b.answered, func() { close(b.ended) }
 }

@@ -157,6 +157,26 @@ func TestAnswersGetLost(t *testing.T) {
 	}
 }
 
+// A store may answer before it has read a body. Then the bytes are the caller's again, at once: for the next try, which
+// reads them too, or for the next part, which is put in their place.
+func TestBodiesAreReadUntilTheAnswer(t *testing.T) {
+	from := strings.NewReader("0123456789")
+	body, answered, ended := target.SentBody(io.NopCloser(from))
+	if b := make([]byte, 4); func() bool { _, err := io.ReadFull(body, b); return err != nil || string(b) != "0123" }() {
+		t.Fatalf("read %q before the answer", b)
+	}
+	answered()
+	done := make(chan error)
+	go func() {
+		_, err := body.Read(make([]byte, 4)) // as the connection does, which must not break before the answer was read
+		done <- err
+	}()
+	ended()
+	if err := <-done; err == nil || from.Len() != 6 {
+		t.Errorf("after the answer: %v, and %d bytes are left of 6", err, from.Len())
+	}
+}
+
 // A store that is down is asked a few times and no more.
 func TestTriesAreBounded(t *testing.T) {
 	for name, b := range behind(t) {
