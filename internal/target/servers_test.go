@@ -49,7 +49,7 @@ func TestMain(m *testing.M) {
 
 // start runs a server and returns what follows the words in its output.
 func start(words *regexp.Regexp, cmd *exec.Cmd) (string, error) {
-	stdin, err := cmd.StdinPipe() // stays open: some servers end with it
+	stdin, err := cmd.StdinPipe() // stays open: the servers end with it
 	if err != nil {
 		return "", err
 	}
@@ -84,7 +84,9 @@ var azurite = sync.OnceValues(func() (endpoint string, err error) {
 	if err != nil {
 		return "", err
 	}
-	endpoint, err = start(regexp.MustCompile(`successfully listens on (http://127\.0\.0\.1:\d+)`), exec.Command("node",
+	// It ends with its standard input: with this process, however that ends.
+	const program = `process.stdin.on("end", () => process.exit()).resume(); require(process.argv[1])`
+	endpoint, err = start(regexp.MustCompile(`successfully listens on (http://127\.0\.0\.1:\d+)`), exec.Command("node", "-e", program,
 		filepath.Join(dir, "node_modules/azurite/dist/src/blob/main.js"), "--blobPort", "0", "--inMemoryPersistence", "--silent", "--disableTelemetry"))
 	if err != nil {
 		return "", fmt.Errorf("%w (test/install.sh installs Azurite)", err)
