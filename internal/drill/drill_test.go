@@ -9,10 +9,12 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"math/big"
 	"os"
@@ -69,6 +71,8 @@ type lost struct {
 	engine  engine.Engine
 	signing *ecdsa.PrivateKey
 	now     time.Time
+
+	partBytes int64 // of what rewrite writes
 }
 
 func must[T any](t *testing.T) func(T, error) T {
@@ -174,12 +178,23 @@ func (l *lost) open(_ context.Context, who ...int) (*securitydomain.Opened, erro
 // hold holds a drill with the keys of two, and looks that nothing is left behind.
 func (l *lost) hold(ctx context.Context, folder string, who ...int) (*drill.Report, []byte, error) {
 	l.t.Helper()
+	return l.watch(ctx, folder, nil, who...)
+}
+
+// watch is hold with a look at the drill's folder whenever a step begins.
+func (l *lost) watch(ctx context.Context, folder string, look func(step, dir string), who ...int) (*drill.Report, []byte, error) {
+	l.t.Helper()
 	dir := l.t.TempDir()
 	var opened *securitydomain.Opened
 	r, jws, err := drill.Run(ctx, drill.Options{Dir: dir, Storage: l.shelf, Place: l.dir, Folder: folder, SD: l.sd,
 		Open: func(ctx context.Context) (o *securitydomain.Opened, err error) {
 			opened, err = l.open(ctx, who...)
 			return opened, err
+		},
+		Step: func(name string) {
+			if look != nil {
+				look(name, dir)
+			}
 		},
 		Now: func() time.Time { return l.now.Add(3 * time.Hour) }, Rand: rand.Reader, Log: slog.New(slog.DiscardHandler), Program: "strongroom-test"})
 	if left, e := os.ReadDir(dir); e != nil || len(left) != 0 {
@@ -230,6 +245,93 @@ func TestDrill(t *testing.T) {
 	}
 }
 
+// What lies in the folder while a drill is held opens for nobody: neither the domain nor what seals it is there. Covers what a kill
+// leaves behind.
+func TestNothingInTheClearOnDisk(t *testing.T) {
+	l := lose(t)
+	opened := must[*securitydomain.Opened](t)(l.open(t.Context(), 0, 1))
+	files, largest := 0, 0
+	_, _, err := l.watch(t.Context(), l.folder, func(step, dir string) {
+		err := filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
+			if err != nil || e.IsDir() {
+				return err
+			}
+			text, err := os.ReadFile(path)
+			files, largest = files+1, max(largest, len(text))
+			if e.Name() != "strongroom.db" {
+				t.Errorf("%s: there is a file %s", step, e.Name())
+			}
+			for _, item := range opened.Items {
+				for form, b := range map[string][]byte{"bytes": item.Value.Reveal(), "base64": []byte(base64.StdEncoding.EncodeToString(item.Value.Reveal()))} {
+					if bytes.Contains(text, b) {
+						t.Errorf("%s: %s holds the item %s, as %s", step, e.Name(), item.Tag, form)
+					}
+				}
+			}
+			return err
+		})
+		if err != nil {
+			t.Error(err)
+		}
+	}, 0, 1)
+	if err != nil || files < 3 || largest < 10_000 {
+		t.Errorf("%d files with at most %d bytes were looked at, %v", files, largest, err)
+	}
+}
+
+// A drill that is given up leaves nothing behind, wherever it was.
+func TestDrillIsGivenUp(t *testing.T) {
+	l := lose(t)
+	for _, at := range []string{"open-domain", "make-hsm", "recover", "restore", "use"} {
+		ctx, stop := context.WithCancel(t.Context())
+		r, jws, err := l.watch(ctx, l.folder, func(step, _ string) {
+			if step == at {
+				stop()
+			}
+		}, 0, 1)
+		if err == nil || r != nil || jws != nil {
+			t.Errorf("at %s: report %v, %v", at, r, err)
+		}
+		stop()
+	}
+}
+
+// Of a backup with several parts only what lies in the bad one is lost.
+func TestOnlyTheBadPartIsLost(t *testing.T) {
+	l := lose(t)
+	l.partBytes = 1 // a record each
+	folder := l.rewrite(func(*backupset.Record) bool { return true })
+	b := must[*backupset.Backup](t)(backupset.Open(t.Context(), l.shelf, folder))
+	part, want := 0, "chain"
+	for it, err := range b.Inventory(t.Context()) {
+		if part++; err != nil || it.Name == want {
+			break
+		}
+	}
+	if n := len(b.Manifest().Parts); n < 10 || part == n {
+		t.Fatalf("%d parts, and %s lies in part %d", n, want, part)
+	}
+	if err := os.Remove(filepath.Join(l.dir, folder, fmt.Sprintf("part-%06d", part))); err != nil {
+		t.Fatal(err)
+	}
+	report := must[*backupset.Report](t)(b.Verify(t.Context(), nil))
+	lost := must[[]backupset.Item](t)(backup.Lost(t.Context(), b, report))
+	if len(lost) != 1 || lost[0].Name != want {
+		t.Errorf("lost is %v, want %s", lost, want)
+	}
+	r, _, err := l.hold(t.Context(), folder, 0, 1)
+	if err != nil || r.Passed {
+		t.Fatalf("passed %v, %v", r, err)
+	}
+	named := map[string]int{}
+	for _, f := range r.Findings {
+		named[f.Code+" "+f.Key]++
+	}
+	if named["KeyLost "+want] != 1 || named["BackupObjectMissing "] != 2 || len(r.Findings) != 3 { // the restore was refused, the part is missing, the key is lost
+		t.Errorf("findings %+v", r.Findings)
+	}
+}
+
 // rewrite writes the backup again, as the domain can, with records changed. change returns false for one that is left out.
 func (l *lost) rewrite(change func(r *backupset.Record) bool) string {
 	l.t.Helper()
@@ -237,7 +339,7 @@ func (l *lost) rewrite(change func(r *backupset.Record) bool) string {
 	l.now = l.now.Add(time.Second)
 	folder := backupset.FolderName("alpha", l.now)
 	w := must[*backupset.Writer](l.t)(backupset.New(l.t.Context(), backupset.Options{Storage: l.shelf, Folder: folder, Domain: l.domain, HSM: "alpha", HSMID: "id", Sealer: l.engine, Sign: l.sign,
-		Rand: rand.Reader, Clock: func() time.Time { return l.now }, Program: "test"}))
+		Rand: rand.Reader, Clock: func() time.Time { return l.now }, Program: "test", PartBytes: l.partBytes}))
 	defer w.Abort()
 	for r, err := range b.Records(l.t.Context(), l.domain, l.engine, nil) {
 		if err != nil {
