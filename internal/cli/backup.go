@@ -88,6 +88,20 @@ func (a *app) finish(v jobView) error {
 	return a.showJob(v)
 }
 
+// waitFlags are --no-wait, and --wait for whoever wants to say what goes without saying.
+func waitFlags(cmd *cobra.Command, noWait *bool, kind string) {
+	cmd.Flags().BoolVar(noWait, "no-wait", false, "return at once; see "+kind+" status")
+	cmd.Flags().Bool("wait", true, "return when it is done")
+	cmd.MarkFlagsMutuallyExclusive("wait", "no-wait")
+	run := cmd.RunE
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if wait, _ := cmd.Flags().GetBool("wait"); !wait {
+			*noWait = true
+		}
+		return run(cmd, args)
+	}
+}
+
 func running(op api.RestoreOperation) bool { return op.Status == "InProgress" }
 
 func (a *app) backupStartCommand() *cobra.Command {
@@ -121,7 +135,7 @@ a folder on the server's machine, which its configuration must allow ([backup] f
 	})
 	placeFlags(cmd, "to", "folder of the server's machine, or address of a container or bucket", &to, &tokenFile)
 	cmd.Flags().BoolVar(&check, "check", false, "only look whether a backup could be taken; write nothing")
-	cmd.Flags().BoolVar(&noWait, "no-wait", false, "return at once; see backup status")
+	waitFlags(cmd, &noWait, "backup")
 	return a.connected(a.requireFlags(cmd, "to"), settingURL)
 }
 
@@ -334,7 +348,7 @@ instead, or purged before.`, 0, func(cmd *cobra.Command, _ []string) error {
 	cmd.Flags().StringVar(&key, "key", "", "restore only the key of this name")
 	must(cmd.RegisterFlagCompletionFunc("key", cobra.NoFileCompletions))
 	cmd.Flags().BoolVar(&dry, "dry-run", false, "verify the backup and say what would change; change nothing")
-	cmd.Flags().BoolVar(&noWait, "no-wait", false, "return at once; see restore status")
+	waitFlags(cmd, &noWait, "restore")
 	return a.connected(a.requireFlags(cmd, "from"), settingURL)
 }
 
