@@ -93,6 +93,8 @@ To take ownership:  strongroom custodian new ada --out keys      (and two more)
 To recover:         strongroom domain init-recovery --out exchange.cer
                     strongroom domain restore-blob --sd SD.json --exchange exchange.cer --key keys/ada.key … --out blob.json
                     strongroom domain upload --blob blob.json
+To back up:         strongroom backup start --to /srv/backups
+To rehearse a loss: strongroom drill --sd SD.json --key keys/ada.key … --backup BACKUP
 
 Commands that talk to an HSM take its address from --url or STRONGROOM_URL, and credentials from flags,
 STRONGROOM_* variables or a profile: see "strongroom help environment".

@@ -408,13 +408,16 @@ func TestDrillNamesWhatIsWrong(t *testing.T) {
 			return true
 		}
 	}
-	check := func(name string) func(r *backupset.Record) bool {
+	listed := func(name string, edit func(r *backupset.Record)) func(r *backupset.Record) bool {
 		return func(r *backupset.Record) bool {
 			if r.Name == name {
-				r.Versions[0].Check = strings.Repeat("A", len(r.Versions[0].Check))
+				edit(r)
 			}
 			return true
 		}
+	}
+	check := func(name string) func(r *backupset.Record) bool {
+		return listed(name, func(r *backupset.Record) { r.Versions[0].Check = strings.Repeat("A", len(r.Versions[0].Check)) })
 	}
 	for name, tc := range map[string]struct {
 		folder string
@@ -428,8 +431,14 @@ func TestDrillNamesWhatIsWrong(t *testing.T) {
 		"no key at all":                 {l.rewrite(body("archive", func(b, _ map[string]any) { clear(b) })), "key archive KeyWrong cannot be read: * "},
 		"another oct key than recorded": {l.rewrite(check("short")), "key short, version * KeyWrong is another key than the one that was backed up: *"},
 		"another EC key than recorded":  {l.rewrite(check("expired")), "key expired, version * KeyWrong has another public key than the inventory says"},
-		"no administrator":              {l.rewrite(func(r *backupset.Record) bool { return r.Kind != "role-assignment" }), "the step restore LastAdministrator *"},
-		"no backup":                     {"mhsm-alpha-2026010100000000", "the step restore BackupNotFound *"},
+		"a version too many listed": {l.rewrite(listed("chain", func(r *backupset.Record) {
+			r.Versions = append(r.Versions, backupset.Version{ID: strings.Repeat("9", 32), Type: "EC-HSM", Curve: "P-256"})
+		})), "key chain, version 9999* KeyWrong is in the inventory, and the key does not have it"},
+		"a version too few listed": {l.rewrite(listed("invoices", func(r *backupset.Record) { r.Versions = r.Versions[:1] })), "key invoices, version * KeyWrong is not in the inventory"},
+		"listed as enabled":        {l.rewrite(listed("off", func(r *backupset.Record) { r.Versions[0].Enabled = true })), "key off, version * KeyWrong is of another type or size, or enabled otherwise, than the inventory says"},
+		"under another name":       {l.rewrite(listed("off", func(r *backupset.Record) { r.Name = "office" })), "key office, version * KeyWrong is that of key off, and not of the one that the inventory names"},
+		"no administrator":         {l.rewrite(func(r *backupset.Record) bool { return r.Kind != "role-assignment" }), "the step restore LastAdministrator *"},
+		"no backup":                {"mhsm-alpha-2026010100000000", "the step restore BackupNotFound *"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r, _, err := l.hold(t.Context(), tc.folder, 0, 1)
@@ -444,6 +453,26 @@ func TestDrillNamesWhatIsWrong(t *testing.T) {
 				t.Errorf("passed %v, findings %q; want %q", r.Passed, got, tc.want)
 			}
 		})
+	}
+}
+
+// A backup of before check values were recorded passes, and the report says what could not be compared.
+func TestDrillWithoutCheckValues(t *testing.T) {
+	l := lose(t)
+	folder := l.rewrite(func(r *backupset.Record) bool {
+		for i := range r.Versions {
+			r.Versions[i].Check = ""
+		}
+		return true
+	})
+	r, _, err := l.hold(t.Context(), folder, 1, 2)
+	if err != nil || !r.Passed || r.Proven != 9 || r.Unchecked != 2 {
+		t.Errorf("passed %v, %d proven, %d unchecked, %v", r.Passed, r.Proven, r.Unchecked, err)
+	}
+	b := must[*backupset.Backup](t)(backupset.Open(t.Context(), l.shelf, folder))
+	in := must[*backup.Inspection](t)(backup.Inspect(t.Context(), b, l.engine, l.domain, nil, nil))
+	if in.Versions != 9 || in.Unchecked != 2 || len(in.Wrong) != 0 {
+		t.Errorf("inspected: %+v", in)
 	}
 }
 
