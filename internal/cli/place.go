@@ -159,6 +159,9 @@ func (a *app) openShelf(ctx context.Context, text, tokenFile, config string) (sh
 		return shelf{}, &problem{code: "bad-config", message: fmt.Sprintf("%s: %v", config, err), cause: err}
 	}
 	opened, err := own.Open(l)
+	if _, ok := errors.AsType[*places.Error](err); ok {
+		return shelf{}, shelfProblem(err)
+	}
 	if err != nil {
 		p := explain(placeProblem(err))
 		if strings.HasPrefix(l.URI(), "s3://") && config == "" {
