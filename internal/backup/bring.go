@@ -131,7 +131,7 @@ func (src *source) take(r backupset.Record, key func(keys.Copy) error) error {
 const maxAssignments = 20_000
 
 func alike(a keys.CopyVersion, b backupset.Version) bool {
-	return a.ID == b.ID && string(a.Type) == b.Type && a.Bits == b.Bits && a.Curve == b.Curve && a.Enabled == b.Enabled
+	return a.ID == b.ID && string(a.Type) == b.Type && a.Bits == b.Bits && a.Curve == b.Curve && a.Enabled == b.Enabled && (a.Check == "" || b.Check == "" || a.Check == b.Check)
 }
 
 // wrong is a backup that was signed and sealed by the domain and does not hold together.

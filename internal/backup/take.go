@@ -102,7 +102,7 @@ func (s *Service) each(ctx context.Context, h *hsm.HSM, yield func(backupset.Rec
 				item.Kind = kindDeletedKey
 			}
 			for _, v := range c.Versions {
-				item.Versions = append(item.Versions, backupset.Version{ID: v.ID, Type: string(v.Type), Bits: v.Bits, Curve: v.Curve, Enabled: v.Enabled})
+				item.Versions = append(item.Versions, backupset.Version{ID: v.ID, Type: string(v.Type), Bits: v.Bits, Curve: v.Curve, Enabled: v.Enabled, Check: v.Check})
 			}
 			return yield(backupset.Record{Item: item, Body: c.Body})
 		})

@@ -192,8 +192,11 @@ func (b *Backup) records(ctx context.Context, opener Opener, progress func(Progr
 			if err != nil && err != io.EOF {
 				return in.judge(err)
 			}
-			if err == io.EOF || it.Kind != kind || it.Name != name {
-				return in.judge(&Finding{inventoryName, Contradicted, sprintf("has another record in line %d than %s has", in.line, partName(i+1))})
+			if err == io.EOF {
+				return in.judge(&Finding{inventoryName, Contradicted, sprintf("ends before %s %s, which %s has", kind, name, partName(i+1))})
+			}
+			if it.Kind != kind || it.Name != name {
+				return in.judge(&Finding{inventoryName, Contradicted, sprintf("has another record in line %d than %s has: %s %s, and there %s %s", in.line, partName(i+1), it.Kind, it.Name, kind, name)})
 			}
 			at.Records++
 			if !yield(Record{it, body}) {
@@ -211,8 +214,8 @@ func (b *Backup) records(ctx context.Context, opener Opener, progress func(Progr
 			progress(at)
 		}
 	}
-	if _, err := in.item(); err == nil {
-		return in.judge(&Finding{inventoryName, Contradicted, "has records that no part has"})
+	if it, err := in.item(); err == nil {
+		return in.judge(&Finding{inventoryName, Contradicted, sprintf("has records that no part has: %s %s, and what follows", it.Kind, it.Name)})
 	} else if err != io.EOF {
 		return in.judge(err)
 	}

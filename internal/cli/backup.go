@@ -1,69 +1,32 @@
 package cli
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"net/url"
-	"os"
-	"path"
-	"path/filepath"
+	"net/http"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 
 	"strongroom/internal/api"
+	"strongroom/internal/backupset"
 	"strongroom/internal/client"
-	"strongroom/secret"
 )
 
 func (a *app) backupCommand() *cobra.Command {
 	return noun("backup", "Full backups of an HSM", `A full backup holds everything of an HSM: keys with all versions, deleted keys, policies, roles, settings. It can be restored
 on every HSM of the same security domain, and nowhere else; without the security domain, and a quorum of its custodians, nobody can open it.`,
-		a.backupStartCommand(), a.backupStatusCommand(), a.backupListCommand())
+		a.backupStartCommand(), a.backupStatusCommand(), a.backupListCommand(), a.backupVerifyCommand())
 }
 
 func (a *app) restoreCommand() *cobra.Command {
 	return noun("restore", "Bring an HSM back from a full backup", `A full restore replaces everything of an HSM with what the backup holds, whole or not at all. What was there before can be brought
 back for a week, with restore undo.`,
 		a.restoreStartCommand(), a.restoreStatusCommand(), a.restoreUndoCommand())
-}
-
-const maxTokenFile = 16 << 10
-
-// place reads where a backup lies. A path means a folder of the server's machine that its configuration allows.
-func (a *app) place(ctx context.Context, flag, text, tokenFile string) (client.Place, error) {
-	if text == "" {
-		return client.Place{}, problemf("no-place", fmt.Sprintf("give %s a folder or an address", flag), "it is not said where the backup lies")
-	}
-	p := client.Place{URI: strings.TrimSuffix(text, "/")}
-	if !strings.Contains(text, "://") {
-		abs, err := filepath.Abs(text)
-		if err != nil {
-			return p, problemf("bad-place", "give an absolute path", "%s is no folder", text)
-		}
-		p.URI = (&url.URL{Scheme: "file", Path: abs}).String()
-	} else if strings.Contains(text, "?") {
-		return p, problemf("bad-place", "put what follows the ? into a file, and name it with --sas-file: others on this machine see command lines", "the address has a token in it")
-	}
-	if tokenFile != "" {
-		data, err := readFile(ctx, tokenFile, maxTokenFile)
-		if err != nil {
-			return p, err
-		}
-		p.Token = secret.New(bytes.TrimPrefix(bytes.TrimSpace(data), []byte("?")))
-		clear(data)
-		a.warnIfReadable(tokenFile)
-	}
-	return p, nil
-}
-
-func placeFlags(cmd *cobra.Command, flag, what string, text, tokenFile *string) {
-	cmd.Flags().StringVar(text, flag, "", what)
-	cmd.Flags().StringVar(tokenFile, "sas-file", "", "file with the SAS token of the address; - for stdin")
 }
 
 // jobView is a backup or restore as results show it.
@@ -103,14 +66,6 @@ func viewBackup(op api.BackupOperation) jobView {
 	return v
 }
 
-// shownPlace is a place as --from takes it: a folder as its path.
-func shownPlace(uri string) string {
-	if u, err := url.Parse(uri); err == nil && u.Scheme == "file" {
-		return u.Path
-	}
-	return uri
-}
-
 func (a *app) showJob(v jobView) error {
 	return a.result(v, func(t *table) {
 		t.field("backup", v.Backup)
@@ -128,29 +83,9 @@ func (a *app) showJob(v jobView) error {
 // finish shows how a job ended, and fails if it did.
 func (a *app) finish(v jobView) error {
 	if v.Status == "Failed" {
-		return &problem{code: v.Code, message: v.Details, next: "nothing was changed; see it again with: strongroom backup list"}
+		return &problem{code: v.Code, message: v.Details, next: "see it again with: strongroom backup list", detail: v}
 	}
 	return a.showJob(v)
-}
-
-// progress tells how a job goes on: on a terminal in one line that changes, elsewhere not at all, for logs.
-func (a *app) progress() (tell func(api.RestoreOperation), done func()) {
-	f, ok := a.err.(*os.File)
-	if a.format == formatJSON || !ok || !term.IsTerminal(int(f.Fd())) {
-		return func(api.RestoreOperation) {}, func() {}
-	}
-	shown := false
-	return func(op api.RestoreOperation) {
-			if op.StatusDetails == nil || op.Status != "InProgress" {
-				return
-			}
-			shown = true
-			fmt.Fprintf(a.err, "\r\x1b[K%s", oneLine(*op.StatusDetails))
-		}, func() {
-			if shown {
-				fmt.Fprint(a.err, "\r\x1b[K")
-			}
-		}
 }
 
 func running(op api.RestoreOperation) bool { return op.Status == "InProgress" }
@@ -160,7 +95,7 @@ func (a *app) backupStartCommand() *cobra.Command {
 	var check, noWait bool
 	cmd := a.verb("start", "Take a full backup", `Writes everything that the HSM holds at this moment to a new folder below --to, while it goes on serving, and prints that folder. A path is
 a folder on the server's machine, which its configuration must allow ([backup] folders).`, 0, func(cmd *cobra.Command, _ []string) error {
-		p, err := a.place(cmd.Context(), "--to", to, tokenFile)
+		p, err := a.place(cmd, to, tokenFile)
 		if err != nil {
 			return err
 		}
@@ -175,24 +110,31 @@ a folder on the server's machine, which its configuration must allow ([backup] f
 		if noWait {
 			return a.showJob(viewBackup(op))
 		}
-		tell, done := a.progress()
-		op, err = client.Await(cmd.Context(), func(ctx context.Context) (api.BackupOperation, error) { return hsm.BackupStatus(ctx, op.JobID) },
-			func(op api.BackupOperation) bool { return running(op.RestoreOperation) }, func(op api.BackupOperation) { tell(op.RestoreOperation) })
-		done()
+		m, job := a.meter("backup"), op.JobID
+		op, err = client.Await(cmd.Context(), func(ctx context.Context) (api.BackupOperation, error) { return hsm.BackupStatus(ctx, job) },
+			func(op api.BackupOperation) bool { return running(op.RestoreOperation) }, func(op api.BackupOperation) { m.job(op.RestoreOperation) })
+		m.done()
 		if err != nil {
-			return a.waitProblem(err, op.JobID)
+			return waitProblem(cmd.Context(), err, "backup", job)
 		}
 		return a.finish(viewBackup(op))
 	})
-	placeFlags(cmd, "to", "folder, or address of a container", &to, &tokenFile)
+	placeFlags(cmd, "to", "folder of the server's machine, or address of a container or bucket", &to, &tokenFile)
 	cmd.Flags().BoolVar(&check, "check", false, "only look whether a backup could be taken; write nothing")
 	cmd.Flags().BoolVar(&noWait, "no-wait", false, "return at once; see backup status")
 	return a.connected(a.requireFlags(cmd, "to"), settingURL)
 }
 
-func (a *app) waitProblem(err error, job string) error {
-	if errors.Is(err, client.ErrWaiting) {
-		return &problem{code: "interrupted", message: "the wait was given up; the job goes on", next: "see how it stands with: strongroom backup status " + job, cause: err}
+// waitProblem is what to say when the end of a job was not seen. kind is backup or restore.
+func waitProblem(ctx context.Context, err error, kind, job string) error {
+	if refused, ok := errors.AsType[*client.Error](err); ok && kind == "restore" && (refused.Code == "AccessDenied" || refused.Status == http.StatusUnauthorized) {
+		return &problem{
+			code: "restored-out", message: "how the restore ended cannot be asked for: the HSM does not know the caller any more, as it is when a restore has taken effect whose roles are other ones",
+			next: "ask an administrator that the backup has: strongroom restore status " + job + "; if there is none, whoever operates the server: strongroom access recover", cause: err,
+		}
+	}
+	if errors.Is(err, client.ErrWaiting) || ctx.Err() != nil {
+		return &problem{code: "interrupted", message: "the wait was given up; the " + kind + " goes on in the HSM", next: "see how it stands with: strongroom " + kind + " status " + job, cause: err}
 	}
 	return err
 }
@@ -213,38 +155,132 @@ func (a *app) backupStatusCommand() *cobra.Command {
 }
 
 func (a *app) backupListCommand() *cobra.Command {
-	cmd := a.verb("list", "List the backups and restores that the HSM remembers", "The newest first.", 0, func(cmd *cobra.Command, _ []string) error {
-		hsm, err := a.hsm(cmd)
-		if err != nil {
-			return err
+	var in, tokenFile, config string
+	cmd := a.verb("list", "List backups and restores", `Lists the backups and restores that the HSM remembers, the newest first. With --in it lists the backups that lie at a place instead,
+and asks no server: what each says of itself, whether it was finished, and how large it is. It reads no more than that of them; see backup verify.`, 0, func(cmd *cobra.Command, _ []string) error {
+		switch {
+		case in != "":
+			return a.listBackups(cmd.Context(), in, tokenFile, config)
+		case tokenFile != "" || config != "":
+			return a.usage(cmd, errors.New("--sas-file and --config are for the place that --in names"))
 		}
-		list, err := hsm.Jobs(cmd.Context())
-		if err != nil {
-			return err
-		}
-		views := []jobView{}
-		for _, j := range list {
-			v := viewBackup(j.BackupOperation)
-			v.Kind, v.Key, v.By = j.Kind, j.Key, j.By
-			if j.Folder != "" && j.Target != "" {
-				v.Backup = shownPlace(j.Target + "/" + j.Folder)
-			}
-			views = append(views, v)
-		}
-		return a.result(views, func(t *table) {
-			t.row("STARTED", "KIND", "STATUS", "BACKUP", "JOB")
-			for _, v := range views {
-				t.row(v.Started.Format(time.RFC3339), v.Kind, v.Status, v.Backup, v.Job)
-			}
-		})
+		return a.listJobs(cmd)
 	})
+	placeFlags(cmd, "in", "folder of this machine, or address of a container or bucket: list what lies there", &in, &tokenFile)
+	configFlag(cmd, &config)
 	return a.connected(cmd, settingURL)
 }
 
-// splitBackup takes the place of a backup apart: where it lies, and its folder.
-func splitBackup(text string) (place, folder string) {
-	text = strings.TrimRight(text, "/")
-	return path.Dir(text), path.Base(text)
+func (a *app) listJobs(cmd *cobra.Command) error {
+	hsm, err := a.hsm(cmd)
+	if err != nil {
+		return err
+	}
+	list, err := hsm.Jobs(cmd.Context())
+	if err != nil {
+		return err
+	}
+	views := []jobView{}
+	for _, j := range list {
+		v := viewBackup(j.BackupOperation)
+		v.Kind, v.Key, v.By = j.Kind, j.Key, j.By
+		if j.Folder != "" && j.Target != "" {
+			v.Backup = shownPlace(strings.TrimSuffix(j.Target, "/") + "/" + j.Folder)
+		}
+		views = append(views, v)
+	}
+	return a.result(views, func(t *table) {
+		t.row("STARTED", "KIND", "STATUS", "BACKUP", "JOB")
+		for _, v := range views {
+			t.row(v.Started.Format(time.RFC3339), v.Kind, v.Status, v.Backup, v.Job)
+		}
+	})
+}
+
+// lyingView is a backup that lies somewhere.
+type lyingView struct {
+	Backup   string           `json:"backup"`
+	HSM      string           `json:"hsm"`
+	Time     time.Time        `json:"time"`
+	Finished bool             `json:"finished"`
+	Bytes    int64            `json:"bytes"`
+	DomainID string           `json:"domain_id,omitempty"` // as the manifest says, which that domain has signed
+	Counts   map[string]int64 `json:"counts,omitempty"`
+	Code     string           `json:"code,omitempty"` // why it cannot be used
+	Problem  string           `json:"problem,omitempty"`
+}
+
+// listBackups lists what lies at a place. One backup that cannot be used does not hide the others.
+func (a *app) listBackups(ctx context.Context, in, tokenFile, config string) error {
+	s, err := a.openShelf(ctx, in, tokenFile, config)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = s.Close() }()
+	folders, err := s.Folders(ctx, "mhsm-")
+	if err != nil {
+		return shelfProblem(err)
+	}
+	views := []lyingView{}
+	for _, folder := range folders {
+		hsm, at, ok := backupset.ParseFolder(folder)
+		if !ok {
+			continue
+		}
+		v := lyingView{Backup: s.at + "/" + folder, HSM: hsm, Time: at}
+		objects, err := s.List(ctx, folder)
+		if err != nil {
+			return shelfProblem(err)
+		}
+		for _, o := range objects {
+			v.Bytes += o.Size
+		}
+		b, err := backupset.Open(ctx, s, folder)
+		switch code := backupset.CodeOf(err); {
+		case err == nil:
+			m := b.Manifest()
+			v.Finished, v.DomainID, v.Counts = true, m.Domain, m.Counts
+		case code == "":
+			return backupProblem(err)
+		default:
+			v.Code, v.Problem = code, explain(backupProblem(err)).message
+		}
+		views = append(views, v)
+	}
+	slices.SortStableFunc(views, func(a, b lyingView) int { return b.Time.Compare(a.Time) })
+	return a.result(views, func(t *table) {
+		t.row("TIME", "HSM", "STATE", "SIZE", "KEYS", "DOMAIN", "BACKUP")
+		for _, v := range views {
+			state, keys := "finished", strconv.FormatInt(v.Counts["key"]+v.Counts["deleted-key"], 10)
+			if v.Code == backupset.Unfinished {
+				state, keys = "unfinished", "-"
+			} else if v.Code != "" {
+				state, keys = "unusable: "+v.Problem, "-"
+			}
+			t.row(v.Time.Format(time.RFC3339), v.HSM, state, size(v.Bytes), keys, orDash(short(v.DomainID)), v.Backup)
+		}
+	})
+}
+
+// short is the beginning of a domain ID, for tables with other columns; JSON has all of it.
+func short(id string) string {
+	if len(id) > 16 {
+		return id[:16] + "…"
+	}
+	return id
+}
+
+// size is a number of bytes for people.
+func size(n int64) string {
+	switch {
+	case n < 10<<10:
+		return count(int(n), "byte")
+	case n < 10<<20:
+		return fmt.Sprintf("%d KiB", n>>10)
+	case n < 10<<30:
+		return fmt.Sprintf("%d MiB", n>>20)
+	}
+	return fmt.Sprintf("%d GiB", n>>30)
 }
 
 func (a *app) restoreStartCommand() *cobra.Command {
@@ -255,29 +291,16 @@ anything changes, and then takes effect at once. Meanwhile the HSM answers nothi
 
 With --key it brings back that one key with all its versions, and changes nothing else. The name must be free: a key that is deleted can be recovered
 instead, or purged before.`, 0, func(cmd *cobra.Command, _ []string) error {
-		if strings.Contains(from, "://") {
-			if i := strings.Index(from, "://"); strings.Count(from[i+3:], "/") < 1 {
-				return problemf("bad-place", "name the folder of the backup too: ADDRESS/mhsm-NAME-DIGITS", "%s is not a backup", from)
-			}
+		if dry && key != "" {
+			return a.usage(cmd, errors.New("--dry-run looks at a full restore, and --key names one key: leave out one of the two"))
 		}
-		scheme, rest, isURL := strings.Cut(from, "://")
-		var where, folder string
-		if isURL {
-			where, folder = splitBackup(rest)
-			where = scheme + "://" + where
-		} else {
-			abs, err := filepath.Abs(from)
-			if err != nil || from == "" {
-				return problemf("bad-place", "give the folder of a backup", "%q is no folder", from)
-			}
-			where, folder = filepath.Dir(abs), filepath.Base(abs)
-		}
-		p, err := a.place(cmd.Context(), "--from", where, tokenFile)
+		where, folder, err := splitBackup(from)
 		if err != nil {
 			return err
 		}
-		if dry && key != "" {
-			return problemf("usage", "leave out one of the two", "--dry-run looks at a full restore, and --key names one key")
+		p, err := a.place(cmd, where, tokenFile)
+		if err != nil {
+			return err
 		}
 		hsm, err := a.hsm(cmd)
 		if err != nil {
@@ -300,17 +323,17 @@ instead, or purged before.`, 0, func(cmd *cobra.Command, _ []string) error {
 		if noWait {
 			return a.showJob(view(op))
 		}
-		tell, done := a.progress()
-		job := op.JobID
-		op, err = client.Await(cmd.Context(), func(ctx context.Context) (api.RestoreOperation, error) { return hsm.RestoreStatus(ctx, job) }, running, tell)
-		done()
+		m, job := a.meter("restore"), op.JobID
+		op, err = client.Await(cmd.Context(), func(ctx context.Context) (api.RestoreOperation, error) { return hsm.RestoreStatus(ctx, job) }, running, m.job)
+		m.done()
 		if err != nil {
-			return a.waitProblem(err, job)
+			return waitProblem(cmd.Context(), err, "restore", job)
 		}
 		return a.finish(view(op))
 	})
 	placeFlags(cmd, "from", "folder of a backup, or its address", &from, &tokenFile)
 	cmd.Flags().StringVar(&key, "key", "", "restore only the key of this name")
+	must(cmd.RegisterFlagCompletionFunc("key", cobra.NoFileCompletions))
 	cmd.Flags().BoolVar(&dry, "dry-run", false, "verify the backup and say what would change; change nothing")
 	cmd.Flags().BoolVar(&noWait, "no-wait", false, "return at once; see restore status")
 	return a.connected(a.requireFlags(cmd, "from"), settingURL)
@@ -339,7 +362,12 @@ func (a *app) restoreStatusCommand() *cobra.Command {
 		}
 		return a.showPoint(*p)
 	})
-	cmd.Args = cobra.MaximumNArgs(1)
+	cmd.Args = func(cmd *cobra.Command, given []string) error {
+		if len(given) > 1 || len(given) == 1 && given[0] == "" {
+			return a.usage(cmd, fmt.Errorf("%s takes the ID of one restore, or nothing", cmd.CommandPath()))
+		}
+		return nil
+	}
 	return a.connected(cmd, settingURL)
 }
 

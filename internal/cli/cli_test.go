@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"net"
 	"net/url"
@@ -53,12 +54,14 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"source":  source,
-			"await":   await,
-			"answers": answers,
-			"mode":    mode,
-			"exit":    exit,
-			"damage":  damage,
+			"source":    source,
+			"await":     await,
+			"answers":   answers,
+			"mode":      mode,
+			"exit":      exit,
+			"damage":    damage,
+			"jsonfield": jsonField,
+			"flip":      flip,
 		},
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
@@ -152,6 +155,35 @@ func exit(ts *testscript.TestScript, neg bool, args []string) {
 	if got != args[0] {
 		ts.Fatalf("exit code %s, want %s", got, args[0])
 	}
+}
+
+// jsonfield VARIABLE FILE NAME sets a variable to a text in the JSON object that a file holds.
+func jsonField(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 3 {
+		ts.Fatalf("usage: jsonfield VARIABLE FILE NAME")
+	}
+	var object map[string]any
+	ts.Check(json.Unmarshal([]byte(ts.ReadFile(args[1])), &object))
+	value, ok := object[args[2]].(string)
+	if !ok {
+		ts.Fatalf("%s has no text %s", args[1], args[2])
+	}
+	ts.Setenv(args[0], value)
+}
+
+// flip FILE N changes one bit of the byte at N in a file. Doing it again changes it back.
+func flip(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: flip FILE N")
+	}
+	n, err := strconv.Atoi(args[1])
+	ts.Check(err)
+	data := []byte(ts.ReadFile(args[0]))
+	if n >= len(data) {
+		ts.Fatalf("%s has only %d bytes", args[0], len(data))
+	}
+	data[n] ^= 1
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), data, 0o600))
 }
 
 // damage N FILE changes the first character of the ciphertext of share number N in an SD file.

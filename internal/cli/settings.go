@@ -299,6 +299,7 @@ its variable, else from a profile of the settings file.
 	b.WriteString(`
 Only variables:
   STRONGROOM_CLIENT_SECRET    the application's secret itself, where a file cannot be had
+  STRONGROOM_SAS_TOKEN        the SAS token of the place where a backup lies, where a file cannot be had
   STRONGROOM_OBJECT_ID        who you are: the administrator of HSMs that you create
   STRONGROOM_HSM_NAME_URL     lets --url name stand for that address
   STRONGROOM_PROFILE          like --profile

@@ -89,6 +89,16 @@ func parseItems(list []securitydomain.Item) (*items, error) {
 	return &it, nil
 }
 
+// DomainKeys takes the opened items of a domain apart, for work without an HSM: its ID, and copies of the two secrets that its engine
+// is opened with. It fails for items that are not those of a Strongroom domain.
+func DomainKeys(list []securitydomain.Item) (id string, wrapping, backup secret.Bytes, err error) {
+	it, err := parseItems(list)
+	if err != nil {
+		return "", secret.Bytes{}, secret.Bytes{}, err
+	}
+	return it.id, it.wrapping.Clone(), it.backup.Clone(), nil
+}
+
 // list gives the items in the form of an SD file, in a fixed order.
 func (it *items) list() []securitydomain.Item {
 	return []securitydomain.Item{

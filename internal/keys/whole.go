@@ -32,6 +32,9 @@ type CopyVersion struct {
 	Bits    int    // RSA and oct
 	Curve   string // EC
 	Enabled bool
+	// Check is what the version is recognised by when it is used, and nothing secret: see checkOf and octCheck. ParseCopy leaves
+	// it empty for an oct key.
+	Check string
 }
 
 // copyBody is the body of a key in a backup of the whole HSM.
@@ -97,11 +100,17 @@ func (k *Keys) copyKey(ctx context.Context, eng engine.Engine, r store.Reader, l
 		if err != nil {
 			return Copy{}, err
 		}
+		check := checkOf(v.public())
+		if v.Type == engine.Oct {
+			if check, err = octCheck(ctx, eng, v.ref(k.cfg.HSM, lower)); err != nil {
+				return Copy{}, engineFailure(err, describe(rec.Name, v.ID))
+			}
+		}
 		if v.Sealed, err = eng.Export(ctx, v.ref(k.cfg.HSM, lower), salt, v.exportBinding(lower)); err != nil {
 			return Copy{}, engineFailure(err, describe(rec.Name, v.ID))
 		}
 		body.Versions = append(body.Versions, *v)
-		c.Versions = append(c.Versions, CopyVersion{ID: v.ID, Type: v.Type, Bits: v.Bits, Curve: v.Curve, Enabled: v.Enabled})
+		c.Versions = append(c.Versions, v.copyVersion(check))
 	}
 	if c.Body, err = json.Marshal(body); err != nil {
 		return Copy{}, failure.Wrap(failure.Internal, err, "a key cannot be encoded")
@@ -137,8 +146,13 @@ func ParseCopy(body []byte) (Copy, error) {
 		return Copy{}, err
 	}
 	c := Copy{Name: b.Name, Deleted: b.Deleted != nil, Body: body}
-	for _, v := range b.Versions {
-		c.Versions = append(c.Versions, CopyVersion{ID: v.ID, Type: v.Type, Bits: v.Bits, Curve: v.Curve, Enabled: v.Enabled})
+	for i := range b.Versions {
+		v := &b.Versions[i]
+		check, err := v.recorded()
+		if err != nil {
+			return Copy{}, damaged(fmt.Errorf("%s: %w", describe(b.Name, v.ID), err))
+		}
+		c.Versions = append(c.Versions, v.copyVersion(check))
 	}
 	return c, nil
 }

@@ -67,3 +67,12 @@ func (b backupStorage) List(ctx context.Context, folder string) ([]backupset.Inf
 	}
 	return list, err
 }
+
+// BackupPlaces reads the [backup] part of a server's configuration file, for commands that look at backups without the server.
+func BackupPlaces(configFile string) (target.Config, error) {
+	c, err := readConfig(Options{ConfigFile: configFile})
+	if err != nil {
+		return target.Config{}, err
+	}
+	return c.Backup.Config, c.Backup.Check()
+}
