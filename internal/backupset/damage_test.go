@@ -502,6 +502,8 @@ func TestManifestsThatAreSigned(t *testing.T) {
 		"counts that overflow":      {change(func(m *backupset.Manifest) { m.Counts["x"], m.Counts["y"] = 1<<62, 1<<62 }), backupset.Contradicted},
 		"a negative count":          {change(func(m *backupset.Manifest) { m.Counts["key"], m.Counts["x"] = -1, m.Counts["key"]+1 }), backupset.Contradicted},
 		"more records":              {change(func(m *backupset.Manifest) { m.Records++ }), backupset.Contradicted},
+		"more records throughout":   {change(func(m *backupset.Manifest) { m.Records++; m.Inventory.Records++ }), backupset.Contradicted},
+		"more records in a part":    {change(func(m *backupset.Manifest) { m.Parts[0].Records++ }), backupset.Contradicted},
 		"more deleted than records": {change(func(m *backupset.Manifest) { m.Deleted = m.Records + 1 }), backupset.Contradicted},
 		"negative versions":         {change(func(m *backupset.Manifest) { m.Versions = -1 }), backupset.Contradicted},
 		"no parts":                  {change(func(m *backupset.Manifest) { m.Parts = nil }), backupset.Contradicted},
@@ -610,6 +612,21 @@ func TestContradictions(t *testing.T) {
 				t.Errorf("verify: %v", err)
 			}
 		})
+	}
+}
+
+// A part that opens is still held against its hash when it is read, and not only when it is verified.
+func TestHashesCountWhileReading(t *testing.T) {
+	d := newDomain(t, "one")
+	s, m := small(t, d)
+	for i := range m.Parts {
+		c, changed := s.clone(), m
+		changed.Parts = slices.Clone(m.Parts)
+		changed.Parts[i].SHA256 = m.Inventory.SHA256
+		signManifest(t, d, c, changed)
+		_, err := read(t.Context(), d, c)
+		wantCode(t, "another hash", err, backupset.Changed)
+		wantCode(t, "another hash", verify(t.Context(), c), backupset.Changed)
 	}
 }
 

@@ -174,6 +174,13 @@ func (o *memoryObject) Abort() {
 	o.end()
 }
 
+func (m *memory) size() (n int64) {
+	for _, b := range m.objects {
+		n += int64(len(b))
+	}
+	return n
+}
+
 func (m *memory) clone() *memory { return &memory{objects: maps.Clone(m.objects)} }
 
 // with is a copy in which one object of a folder is another one; without it if b is nil.

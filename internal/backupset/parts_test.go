@@ -109,14 +109,19 @@ func TestStreamsThatOpen(t *testing.T) {
 	one = append(one, "body"...)
 	long := bytes.Repeat([]byte{1}, maxKind)
 	stream := deflate(t, one)
-	big := deflate(t, func() []byte { // incompressible, of several chunks
-		b := appendHead(nil, &Record{Item: Item{Kind: "key", Name: "a"}, Body: make([]byte, 3<<20)})
-		for i := 0; len(b) < 3<<20; i++ {
+	incompressible := func(size int) []byte {
+		b := appendHead(nil, &Record{Item: Item{Kind: "key", Name: "a"}, Body: make([]byte, size)})
+		head := len(b)
+		for i := 0; len(b) < head+size; i++ {
 			sum := sha256.Sum256([]byte{byte(i), byte(i >> 8), byte(i >> 16)})
 			b = append(b, sum[:]...)
 		}
-		return b[:3<<20+len(appendHead(nil, &Record{Item: Item{Kind: "key", Name: "a"}}))]
-	}())
+		return deflate(t, b[:head+size])
+	}
+	big, little := incompressible(3<<20), incompressible(chunkBytes+200)
+	if len(little) <= chunkBytes || len(little) > maxSealed-sha256.Size {
+		t.Fatalf("a stream that is a little longer than a chunk has %d bytes", len(little))
+	}
 	for name, c := range map[string]struct {
 		stream []byte
 		sizes  []int
@@ -129,7 +134,8 @@ func TestStreamsThatOpen(t *testing.T) {
 		"an empty chunk before":      {stream, []int{0}, Contradicted},
 		"an empty chunk at the end":  {big[:chunkBytes], []int{chunkBytes}, Contradicted},
 		"only an empty chunk":        {nil, nil, Contradicted},
-		"a large chunk":              {big[:chunkBytes+1], nil, Contradicted},
+		"a large chunk":              {little, nil, Contradicted},
+		"the same in two":            {little, []int{chunkBytes}, ""},
 		"no DEFLATE":                 {[]byte("records"), nil, Contradicted},
 		"a stream cut off":           {stream[:len(stream)-1], nil, Contradicted},
 		"something after the stream": {append(bytes.Clone(stream), 0), nil, Contradicted},
@@ -151,6 +157,33 @@ func TestStreamsThatOpen(t *testing.T) {
 				t.Errorf("got %v, want %q", err, c.code)
 			}
 		})
+	}
+}
+
+// What does not begin as it has to is refused before an engine, or memory, is asked for anything.
+func TestHeadsOfPartsAndChunks(t *testing.T) {
+	m, part := partOf(t, deflate(t, nil))
+	newer := *m
+	newer.Version++
+	_, err := readPart(t.Context(), &newer, part, plain{})
+	if code(err) != Changed {
+		t.Errorf("a part of another format version than the manifest: %v", err)
+	}
+	for name, c := range map[string]struct {
+		head string
+		code string
+	}{
+		"nothing":         {"", Truncated},
+		"half":            {"\x00\x00\x00", Truncated},
+		"no bytes":        {"\x02\x00\x00\x00\x00", Changed},
+		"too many":        {"\x02\x00\x10\x04\x01", Changed},
+		"four gigabytes":  {"\x00\xff\xff\xff\xff", Changed},
+		"an unknown mark": {"\x03\x00\x00\x00\x01.", Changed},
+		"as many as can":  {"\x02\x00\x10\x04\x00", Truncated},
+	} {
+		if _, err := readPart(t.Context(), m, append(bytes.Clone(part[:partHeader]), c.head...), plain{}); code(err) != c.code {
+			t.Errorf("a chunk that begins with %s: got %v, want %s", name, err, c.code)
+		}
 	}
 }
 

@@ -38,7 +38,17 @@ func TestRoundTrip(t *testing.T) {
 			s := newMemory()
 			o := options(d, s)
 			o.PartBytes = c.partBytes
+			var told backupset.Progress
+			o.Progress = func(p backupset.Progress) {
+				if p.Bytes < told.Bytes || p.Records < told.Records || p.Parts < told.Parts {
+					t.Errorf("after %+v comes %+v", told, p)
+				}
+				told = p
+			}
 			made := write(t, o, c.records)
+			if stored := s.size(); told.Bytes != stored || told.Records != made.Records || told.Parts != c.parts {
+				t.Errorf("the last progress of the writer is %+v, of %d bytes", told, stored)
+			}
 			if s.open != 0 {
 				t.Errorf("%d objects were left open", s.open)
 			}

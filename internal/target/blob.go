@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
+	azlog "github.com/Azure/azure-sdk-for-go/sdk/azcore/log"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/streaming"
 	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/blob"
@@ -25,9 +26,12 @@ import (
 // committed on the condition that no blob has the name, makes the object.
 type blobTarget struct {
 	container *container.Client
-	transport *transport
 	where     string
+	tries     int // of a download
 }
+
+// The library's own log writes what a store answers, and an environment variable turns it on: here it stays off.
+func init() { azlog.SetListener(nil) }
 
 func (p *Places) openBlob(l Location) (Target, error) {
 	t := p.newTransport(func(o origin) bool { return o == l.origin })
@@ -48,15 +52,13 @@ func (p *Places) openBlob(l Location) (Target, error) {
 	if err != nil {
 		return nil, &Error{Op: "open", Where: l.String(), Why: "the client library does not take the URL"}
 	}
-	return &blobTarget{container: client, transport: t, where: l.String()}, nil
+	return &blobTarget{container: client, where: l.String(), tries: p.knobs.tries}, nil
 }
 
 func (t *blobTarget) String() string { return t.where }
 
-func (t *blobTarget) Close() error {
-	t.transport.base.CloseIdleConnections()
-	return nil
-}
+// Format prints where it is, for every verb.
+func (t *blobTarget) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, t.where) }
 
 func (t *blobTarget) Create(ctx context.Context, name string) (Object, error) {
 	if _, _, err := splitName(name); err != nil {
@@ -77,13 +79,14 @@ func early(ctx context.Context, where, op string, to parts) error {
 		return &Error{Op: op, Where: where, Why: "it exists already, and nothing is overwritten", Kind: fs.ErrExist}
 	}
 	shown := explain(ctx, where, op, err)
-	if errors.Is(shown, errNoContainer) || !errors.Is(shown, fs.ErrNotExist) && !errors.Is(shown, fs.ErrPermission) {
+	if errors.Is(shown, errNoContainer) || errors.Is(shown, errCredentials) || !errors.Is(shown, fs.ErrNotExist) && !errors.Is(shown, fs.ErrPermission) {
 		return shown
 	}
 	return nil
 }
 
-// blobParts are the blocks of one blob.
+// blobParts are the blocks of one blob. A small one has a block too: a PUT in one request is refused where a killed
+// writer left blocks of that name.
 type blobParts struct {
 	client *blockblob.Client
 	write  string
@@ -105,10 +108,6 @@ func (b *blobParts) finish(ctx context.Context, sent int, rest []byte) error {
 	any, write := azcore.ETagAny, b.write
 	metadata := map[string]*string{metadataKey: &write}
 	conditions := &blob.AccessConditions{ModifiedAccessConditions: &blob.ModifiedAccessConditions{IfNoneMatch: &any}}
-	if sent == 0 {
-		_, err := b.client.Upload(ctx, streaming.NopCloser(bytes.NewReader(rest)), &blockblob.UploadOptions{Metadata: metadata, AccessConditions: conditions})
-		return err
-	}
 	if len(rest) > 0 {
 		if err := b.part(ctx, sent+1, rest); err != nil {
 			return err
@@ -143,12 +142,25 @@ func (t *blobTarget) Open(ctx context.Context, name string) (io.ReadCloser, erro
 	if _, _, err := splitName(name); err != nil {
 		return nil, err
 	}
-	op := "open " + name
-	answer, err := t.container.NewBlobClient(name).DownloadStream(ctx, nil)
-	if err != nil {
-		return nil, explain(ctx, t.where, op, err)
+	client := t.container.NewBlobClient(name)
+	d := &download{ctx: ctx, where: t.where, op: "open " + name, tries: t.tries}
+	d.from = func(ctx context.Context, offset int64, etag string) (piece, error) {
+		options := &blob.DownloadStreamOptions{Range: blob.HTTPRange{Offset: offset}}
+		if etag != "" {
+			same := azcore.ETag(etag)
+			options.AccessConditions = &blob.AccessConditions{ModifiedAccessConditions: &blob.ModifiedAccessConditions{IfMatch: &same}}
+		}
+		answer, err := client.DownloadStream(ctx, options)
+		if err != nil {
+			return piece{}, err
+		}
+		got := piece{body: answer.Body, length: -1}
+		if answer.ContentLength != nil && answer.ETag != nil {
+			got.length, got.etag = *answer.ContentLength, string(*answer.ETag)
+		}
+		return got, nil
 	}
-	return &reader{answer.NewRetryReader(ctx, &blob.RetryReaderOptions{MaxRetries: 3}), ctx, t.where, op}, nil
+	return opened(d)
 }
 
 func (t *blobTarget) List(ctx context.Context, folder string) ([]Info, error) {

@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
+	"strings"
 	"syscall"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
@@ -23,7 +24,7 @@ import (
 var ErrRefused = errors.New("target: refused by the configuration")
 
 // Error is a failure of a target. Its words are this package's: of what a server or a library said only a status and a
-// code of letters get in, because theirs may hold the URL with the token, or the token itself.
+// known code get in, because theirs may hold the URL with the token, or the token itself.
 type Error struct {
 	Op    string // what was done: "create mhsm-a-2026112509301500/keys"
 	Where string // the place, without its token
@@ -120,14 +121,19 @@ func isTimeout(err error) bool {
 
 // status explains an answer of a store: Azure's codes and S3's.
 func status(number int, code string) (why string, kind error) {
-	code = shownCode(code)
-	said := fmt.Sprintf(" (HTTP %d%s)", number, code)
+	said := fmt.Sprintf(" (HTTP %d)", number)
+	if knownCodes[code] {
+		said = fmt.Sprintf(" (HTTP %d %s)", number, code)
+	}
 	switch code {
-	case " BlobAlreadyExists", " ConditionNotMet", " PreconditionFailed", " ConditionalRequestConflict":
+	case "BlobAlreadyExists", "ConditionNotMet", "PreconditionFailed", "ConditionalRequestConflict":
 		return "it exists already, and nothing is overwritten" + said, fs.ErrExist
-	case " BlobImmutableDueToPolicy", " BlobImmutableDueToLegalHold", " ObjectLocked", " WORMProtected":
+	case "BlobImmutableDueToPolicy", "BlobImmutableDueToLegalHold", "ObjectLocked", "WORMProtected":
 		return "the store is write-once and refuses" + said, fs.ErrPermission
-	case " ContainerNotFound", " NoSuchBucket", " ResourceNotFound":
+	case "AuthenticationFailed", "AuthorizationFailure", "AuthorizationProtocolMismatch", "AuthorizationResourceTypeMismatch", "AuthorizationServiceMismatch",
+		"AuthorizationSourceIPMismatch", "InvalidAuthenticationInfo", "NoAuthenticationInformation", "ExpiredToken", "InvalidAccessKeyId", "SignatureDoesNotMatch":
+		return "the token or the credentials do not hold: over, not yet valid, or for another place" + said, errCredentials
+	case "ContainerNotFound", "NoSuchBucket", "ResourceNotFound":
 		return "there is no such container or bucket: make it first" + said, errNoContainer
 	}
 	switch {
@@ -146,37 +152,25 @@ func status(number int, code string) (why string, kind error) {
 // errNoContainer is a missing container or bucket: also fs.ErrNotExist, and told apart where a missing object is fine.
 var errNoContainer = fmt.Errorf("target: no such container or bucket: %w", fs.ErrNotExist)
 
-// shownCode is a code of a store with a space before it, or "": only letters, so that no token can be in it.
-func shownCode(code string) string {
-	if code == "" || len(code) > 64 {
-		return ""
-	}
-	for _, c := range []byte(code) {
-		if !('a' <= c && c <= 'z' || 'A' <= c && c <= 'Z') {
-			return ""
-		}
-	}
-	return " " + code
-}
+// errCredentials are credentials that open nothing: also fs.ErrPermission, and told apart from a missing permission to read.
+var errCredentials = fmt.Errorf("target: the credentials do not hold: %w", fs.ErrPermission)
 
-// reader shows only errors that may be shown, and ends with its context.
-type reader struct {
-	io.ReadCloser
-	ctx       context.Context
-	where, op string
-}
-
-func (r *reader) Read(p []byte) (int, error) {
-	if err := r.ctx.Err(); err != nil {
-		return 0, explain(r.ctx, r.where, r.op, err)
+// knownCodes are the codes of Azure and S3 that help whoever reads them. Any other is not shown: a store could put into
+// it what it was told.
+var knownCodes = func() map[string]bool {
+	known := map[string]bool{}
+	for code := range strings.FieldsSeq(`
+		AccountIsDisabled AuthenticationFailed AuthorizationFailure AuthorizationPermissionMismatch AuthorizationProtocolMismatch
+		AuthorizationResourceTypeMismatch AuthorizationServiceMismatch AuthorizationSourceIPMismatch InsufficientAccountPermissions
+		BlobAlreadyExists BlobArchived BlobBeingRehydrated BlobImmutableDueToLegalHold BlobImmutableDueToPolicy BlobNotFound BlobOperationNotSupported
+		ConditionNotMet ContainerBeingDeleted ContainerDisabled ContainerNotFound InternalError InvalidAuthenticationInfo InvalidBlockList InvalidHeaderValue
+		InvalidQueryParameterValue InvalidResourceName LeaseIdMissing NoAuthenticationInformation OperationTimedOut PublicAccessNotPermitted
+		RequestBodyTooLarge ResourceNotFound ServerBusy UnsupportedHeader
+		AccessDenied AllAccessDisabled AuthorizationHeaderMalformed BadDigest BucketAlreadyExists ConditionalRequestConflict EntityTooLarge EntityTooSmall
+		ExpiredToken InvalidAccessKeyId InvalidAccessPoint InvalidBucketName InvalidBucketState InvalidDigest InvalidObjectState InvalidPart InvalidRegion
+		InvalidRequest InvalidStorageClass MethodNotAllowed NoSuchBucket NoSuchKey NoSuchUpload NotImplemented ObjectLocked PermanentRedirect
+		PreconditionFailed QuotaExceeded RequestTimeTooSkewed RequestTimeout SignatureDoesNotMatch SlowDown WORMProtected XMinioStorageFull`) {
+		known[code] = true
 	}
-	n, err := r.ReadCloser.Read(p)
-	if err != nil && err != io.EOF {
-		err = explain(r.ctx, r.where, r.op, err)
-	}
-	return n, err
-}
-
-func (r *reader) Close() error {
-	return explain(r.ctx, r.where, r.op, r.ReadCloser.Close())
-}
+	return known
+}()

@@ -30,9 +30,6 @@ type folder struct {
 
 func (t *folder) String() string { return t.path }
 
-// Close has nothing to free.
-func (t *folder) Close() error { return nil }
-
 func (t *folder) fail(op string, err error) error {
 	if err == nil {
 		return nil
@@ -44,6 +41,13 @@ func (t *folder) fail(op string, err error) error {
 	return &Error{Op: op, Where: t.path, Why: why, Kind: err}
 }
 
+// errNoBase is a configured folder that is missing, which is never the same as one without backups: its disk may not be
+// mounted.
+var errNoBase = errors.New("the folder itself cannot be opened: make it, or mount its disk")
+
+// absent says whether an error means that nothing was written below the configured folder yet.
+func absent(err error) bool { return errors.Is(err, fs.ErrNotExist) && !errors.Is(err, errNoBase) }
+
 // root opens the target's folder; with create it is made below the configured one, which must be there.
 func (t *folder) root(create bool) (*os.Root, error) {
 	if t.own && create {
@@ -52,8 +56,11 @@ func (t *folder) root(create bool) (*os.Root, error) {
 		}
 	}
 	base, err := os.OpenRoot(t.base)
-	if err != nil || t.rel == "." {
-		return base, err
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errNoBase, err)
+	}
+	if t.rel == "." {
+		return base, nil
 	}
 	defer func() { _ = base.Close() }()
 	if create {
@@ -271,8 +278,8 @@ func (t *folder) List(ctx context.Context, in string) ([]Info, error) {
 		return nil, explain(ctx, t.path, op, ctx.Err())
 	}
 	above, err := t.root(false)
-	if t.rel != "." && errors.Is(err, fs.ErrNotExist) {
-		return nil, nil // made by the first backup. The configured folder must be there: its disk may not be mounted
+	if absent(err) {
+		return nil, nil
 	}
 	if err != nil {
 		return nil, t.fail(op, err)
@@ -328,7 +335,7 @@ func (t *folder) Folders(ctx context.Context, prefix string) ([]string, error) {
 		return nil, explain(ctx, t.path, op, ctx.Err())
 	}
 	root, err := t.root(false)
-	if t.rel != "." && errors.Is(err, fs.ErrNotExist) {
+	if absent(err) {
 		return nil, nil
 	}
 	if err != nil {
@@ -366,7 +373,7 @@ func (t *folder) Delete(ctx context.Context, name string) error {
 		return explain(ctx, t.path, op, ctx.Err())
 	}
 	root, err := t.inside(in, false)
-	if errors.Is(err, fs.ErrNotExist) {
+	if absent(err) {
 		return nil
 	}
 	if err != nil {

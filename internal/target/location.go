@@ -1,7 +1,6 @@
 package target
 
 import (
-	"net"
 	"net/netip"
 	"net/url"
 	"path/filepath"
@@ -41,8 +40,6 @@ type Location struct {
 
 // origin is the scheme, host and port of a URL. A host that is an address is in its one spelling, without brackets.
 type origin struct{ scheme, host, port string }
-
-func (o origin) hostPort() string { return net.JoinHostPort(o.host, o.port) }
 
 // String is the origin as a URL has it: the usual port left out.
 func (o origin) String() string {

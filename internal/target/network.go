@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/netip"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -125,13 +126,12 @@ func (p *Places) newTransport(hosts func(origin) bool) *transport {
 		base: &http.Transport{
 			Proxy:                  nil, // a proxy would resolve names where nobody looks at the address
 			DialContext:            dial,
-			TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: p.knobs.roots},
+			TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: p.knobs.roots, ClientSessionCache: tls.NewLRUClientSessionCache(8)},
 			TLSHandshakeTimeout:    30 * time.Second,
 			ResponseHeaderTimeout:  answerTime,
 			MaxResponseHeaderBytes: maxHeaderBytes,
-			IdleConnTimeout:        30 * time.Second,
-			MaxIdleConnsPerHost:    4,
 			DisableCompression:     true, // what is stored is what is read, and nothing grows on the way
+			DisableKeepAlives:      true, // what comes on an idle connection, net/http logs: a store could log its token there
 		},
 	}
 }
@@ -143,16 +143,22 @@ func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 		closeBody(r)
 		return nil, &refusal{"a request was about to go to another host"}
 	}
-	sent := r
+	sent := r.Clone(r.Context())
 	if t.sign != nil {
-		sent = r.Clone(r.Context())
 		t.sign(sent)
 	}
-	answer, err := t.base.RoundTrip(sent)
-	if err != nil {
-		return nil, err
+	body := &sentBody{from: r.Body, ended: make(chan struct{})}
+	if r.Body != nil && r.Body != http.NoBody {
+		sent.Body, sent.GetBody = body, nil
 	}
-	answer.Request = r
+	answer, err := t.base.RoundTrip(sent)
+	body.answered()
+	if err != nil {
+		close(body.ended)
+		why, _ := reason(err)
+		return nil, &networkError{why, err}
+	}
+	answer.Request, answer.Body = r, &answerBody{ReadCloser: answer.Body, ended: sync.OnceFunc(func() { close(body.ended) })}
 	if answer.StatusCode >= 300 && answer.StatusCode < 400 && answer.StatusCode != http.StatusNotModified {
 		_ = answer.Body.Close()
 		return nil, &refusal{"it redirects, and redirects are not followed: is the URL, or the region, the right one?"}
@@ -162,6 +168,60 @@ func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	return answer, nil
 }
+
+// sentBody is the body of a request until there is an answer. A store may answer before it has read everything, and
+// net/http then goes on reading: beside the next try, which reads the same bytes, and beside the next part, which is
+// put into the same buffer. So reading stops with the answer, and the connection waits for the answer's end.
+type sentBody struct {
+	mu    sync.Mutex
+	from  io.ReadCloser
+	over  bool
+	ended chan struct{}
+}
+
+var errAnswered = errors.New("target: there is an answer already")
+
+func (b *sentBody) Read(p []byte) (int, error) {
+	b.mu.Lock()
+	if !b.over {
+		defer b.mu.Unlock()
+		return b.from.Read(p)
+	}
+	b.mu.Unlock()
+	<-b.ended
+	return 0, errAnswered
+}
+
+func (b *sentBody) Close() error {
+	b.answered()
+	return b.from.Close()
+}
+
+func (b *sentBody) answered() {
+	b.mu.Lock()
+	b.over = true
+	b.mu.Unlock()
+}
+
+// answerBody tells its request when it is done with.
+type answerBody struct {
+	io.ReadCloser
+	ended func()
+}
+
+func (b *answerBody) Close() error {
+	defer b.ended()
+	return b.ReadCloser.Close()
+}
+
+// networkError is an error of a connection with words of our own: net/http's quote what a server sent.
+type networkError struct {
+	why   string
+	cause error
+}
+
+func (e *networkError) Error() string { return e.why }
+func (e *networkError) Unwrap() error { return e.cause }
 
 func closeBody(r *http.Request) {
 	if r.Body != nil {

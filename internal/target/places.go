@@ -3,6 +3,7 @@ package target
 import (
 	"crypto/x509"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"path/filepath"
@@ -18,6 +19,9 @@ type Places struct {
 	own   bool // a person's own command: any folder, any host, any address
 	knobs knobs
 }
+
+// Format prints nothing of it, for every verb.
+func (p *Places) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, "places for backups") }
 
 // knobs are what tests change.
 type knobs struct {

@@ -8,10 +8,12 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -26,11 +28,11 @@ import (
 //
 // The client holds the credentials as plain strings, so it sits behind a function, where no printing of a target finds it.
 type s3Target struct {
-	client    func() *minio.Core
-	transport *transport
-	where     string
-	bucket    string
-	prefix    string // "" or with "/" at its end
+	client func() *minio.Core
+	where  string
+	bucket string
+	prefix string // "" or with "/" at its end
+	tries  int    // of a download
 }
 
 func (p *Places) newS3(l Location, b bucket, accessKey, secretKey secret.Bytes) (Target, error) {
@@ -47,7 +49,7 @@ func (p *Places) newS3(l Location, b bucket, accessKey, secretKey secret.Bytes) 
 		return nil, &Error{Op: "open", Where: l.String(), Why: "the client library does not take the endpoint"}
 	}
 	client.SetAppInfo("strongroom", "1")
-	target := &s3Target{client: func() *minio.Core { return client }, transport: t, where: l.String(), bucket: l.bucket}
+	target := &s3Target{client: func() *minio.Core { return client }, where: l.String(), bucket: l.bucket, tries: p.knobs.tries}
 	if len(l.segs) > 0 {
 		target.prefix = strings.Join(l.segs, "/") + "/"
 	}
@@ -67,10 +69,8 @@ func isAWS(o origin) bool {
 
 func (t *s3Target) String() string { return t.where }
 
-func (t *s3Target) Close() error {
-	t.transport.base.CloseIdleConnections()
-	return nil
-}
+// Format prints where it is, for every verb.
+func (t *s3Target) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, t.where) }
 
 func (t *s3Target) Create(ctx context.Context, name string) (Object, error) {
 	if _, _, err := splitName(name); err != nil {
@@ -168,12 +168,25 @@ func (t *s3Target) Open(ctx context.Context, name string) (io.ReadCloser, error)
 	if _, _, err := splitName(name); err != nil {
 		return nil, err
 	}
-	op := "open " + name
-	body, _, _, err := t.client().GetObject(ctx, t.bucket, t.prefix+name, minio.GetObjectOptions{})
-	if err != nil {
-		return nil, explain(ctx, t.where, op, err)
+	d := &download{ctx: ctx, where: t.where, op: "open " + name, tries: t.tries}
+	d.from = func(ctx context.Context, offset int64, etag string) (piece, error) {
+		var options minio.GetObjectOptions
+		if offset > 0 {
+			if err := errors.Join(options.SetRange(offset, 0), options.SetMatchETag(etag)); err != nil {
+				return piece{}, err
+			}
+		}
+		body, info, header, err := t.client().GetObject(ctx, t.bucket, t.prefix+name, options)
+		if err != nil {
+			return piece{}, err
+		}
+		length, err := strconv.ParseInt(header.Get("Content-Length"), 10, 64)
+		if err != nil {
+			length = -1
+		}
+		return piece{body: body, length: length, etag: info.ETag}, nil
 	}
-	return &reader{body, ctx, t.where, op}, nil
+	return opened(d)
 }
 
 func (t *s3Target) List(ctx context.Context, folder string) ([]Info, error) {

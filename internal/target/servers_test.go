@@ -34,11 +34,12 @@ const (
 )
 
 // The credentials of the S3 server, and its region.
-const s3AccessKey, s3SecretKey, s3Region = "CANARYaccess7f3a", "CANARY+secret/7f3a-do-not-print", "us-east-1"
+const s3AccessKey, s3SecretKey, s3Region = "CANARYaccessKeyOfTheStore", "CANARY+secret/7f3a-do-not-print", "us-east-1"
 
 var stop []func()
 
 func TestMain(m *testing.M) {
+	minio.DefaultRetryUnit, minio.DefaultRetryCap = time.Millisecond, time.Millisecond // nothing here gets better by waiting
 	code := m.Run()
 	for _, f := range stop {
 		f()
@@ -48,7 +49,7 @@ func TestMain(m *testing.M) {
 
 // start runs a server and returns what follows the words in its output.
 func start(words *regexp.Regexp, cmd *exec.Cmd) (string, error) {
-	stdin, err := cmd.StdinPipe() // stays open: some servers end with it
+	stdin, err := cmd.StdinPipe() // stays open: the servers end with it
 	if err != nil {
 		return "", err
 	}
@@ -83,7 +84,9 @@ var azurite = sync.OnceValues(func() (endpoint string, err error) {
 	if err != nil {
 		return "", err
 	}
-	endpoint, err = start(regexp.MustCompile(`successfully listens on (http://127\.0\.0\.1:\d+)`), exec.Command("node",
+	// It ends with its standard input: with this process, however that ends.
+	const program = `process.stdin.on("end", () => process.exit()).resume(); require(process.argv[1])`
+	endpoint, err = start(regexp.MustCompile(`successfully listens on (http://127\.0\.0\.1:\d+)`), exec.Command("node", "-e", program,
 		filepath.Join(dir, "node_modules/azurite/dist/src/blob/main.js"), "--blobPort", "0", "--inMemoryPersistence", "--silent", "--disableTelemetry"))
 	if err != nil {
 		return "", fmt.Errorf("%w (test/install.sh installs Azurite)", err)

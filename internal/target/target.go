@@ -52,8 +52,6 @@ type Target interface {
 	Folders(ctx context.Context, prefix string) ([]string, error)
 	// Delete removes an object; one that is not there is no error. A store that refuses is fs.ErrPermission.
 	Delete(ctx context.Context, name string) error
-	// Close frees what the target holds. Objects and readers that are open must be done.
-	Close() error
 	// String says where it is, without the token.
 	String() string
 }

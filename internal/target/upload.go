@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 )
 
@@ -43,6 +44,9 @@ var (
 	errAfterEnd = errors.New("target: the object was committed or given up")
 	errTooLarge = errors.New("target: too large")
 )
+
+// Format prints what it is, for every verb.
+func (u *upload) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, u.op+" at "+u.where) }
 
 func (u *upload) Write(p []byte) (n int, err error) {
 	if err := u.usable(); err != nil {
