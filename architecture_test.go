@@ -20,6 +20,7 @@ var level = map[string]int{
 	"internal/dataplane":       70,
 	"internal/controlplane":    70,
 	"internal/identity":        70,
+	"internal/drill":           68,
 	"internal/backup":          65,
 	"internal/hsm":             60,
 	"internal/record":          46,

@@ -42,10 +42,13 @@ func Inspect(ctx context.Context, b *backupset.Backup, eng engine.Engine, domain
 		defer func() { batched, size = nil, 0 }()
 		return in.open(ctx, eng, src.salt, batched, opened)
 	}
+	n := int64(0)
 	for r, err := range b.Records(ctx, domain, eng, progress) {
 		if err != nil {
+			in.nameMissing(ctx, b, n, err)
 			return in, err
 		}
+		n++
 		in.Counts[r.Kind]++
 		if src.salt == nil || r.Kind != kindKey && r.Kind != kindDeletedKey {
 			if err := src.take(r, nil); err != nil {
@@ -64,6 +67,24 @@ func Inspect(ctx context.Context, b *backupset.Backup, eng engine.Engine, domain
 		return in, wrong("it has no record of its HSM", nil)
 	}
 	return in, open()
+}
+
+// nameMissing names the key in the inventory at which the parts have another one, or end.
+func (in *Inspection) nameMissing(ctx context.Context, b *backupset.Backup, n int64, err error) {
+	if backupset.CodeOf(err) != backupset.Contradicted {
+		return
+	}
+	for it, err := range b.Inventory(ctx) {
+		if err != nil {
+			return // said already
+		}
+		if n == 0 && (it.Kind == kindKey || it.Kind == kindDeletedKey) {
+			in.amiss(keys.Wrong{Key: it.Name, Reason: "is in the inventory, and missing where it should be in the parts"})
+		}
+		if n--; n < 0 {
+			return
+		}
+	}
 }
 
 // open opens some keys, several at once.

@@ -149,6 +149,7 @@ func (a *app) backupVerify(ctx context.Context, where string, v verifying) error
 	meter := a.meter("verifying")
 	defer meter.done()
 	report, err := b.Verify(ctx, meter.set)
+	meter.done()
 	if err != nil {
 		return backupProblem(err)
 	}
@@ -176,7 +177,6 @@ func (a *app) backupVerify(ctx context.Context, where string, v verifying) error
 			return err
 		}
 	}
-	meter.done()
 	if !v.noInventory && !slices.ContainsFunc(report.Findings, func(f backupset.Finding) bool { return f.Object == m.Inventory.Name }) {
 		result.inventoryR = true
 		for it, err := range b.Inventory(ctx) {
@@ -215,6 +215,7 @@ func (a *app) verifyInside(ctx context.Context, b *backupset.Backup, sd string, 
 	defer eng.Close()
 	meter.what = "opening"
 	in, err := backup.Inspect(ctx, b, eng, id, meter.set, nil)
+	meter.done()
 	if err != nil {
 		f, ok := errors.AsType[*failure.Error](err)
 		if !ok || f.Code == "" && f.Kind != failure.BadParameter {

@@ -111,7 +111,7 @@ Exit codes: 0 done; 1 failed, or a signature does not hold; 2 the command line i
 	must(root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "json"}, cobra.ShellCompDirectiveNoFileComp)))
 	root.AddCommand(
 		a.serveCommand(), a.demoCommand(), a.custodianCommand(), a.domainCommand(), a.keyCommand(), a.hsmCommand(),
-		a.backupCommand(), a.restoreCommand(), a.roleCommand(), a.accessCommand(), a.auditCommand(), a.identityCommand(),
+		a.backupCommand(), a.restoreCommand(), a.drillCommand(), a.roleCommand(), a.accessCommand(), a.auditCommand(), a.identityCommand(),
 		a.loginCommand(), a.logoutCommand(), a.versionCommand(), environmentHelp(),
 	)
 	addExamples(root)

@@ -157,13 +157,17 @@ func exit(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// jsonfield VARIABLE FILE NAME sets a variable to a text in the JSON object that a file holds.
+// jsonfield VARIABLE FILE NAME sets a variable to a text in the JSON object that a file holds, or in the first of an array of them.
 func jsonField(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 3 {
 		ts.Fatalf("usage: jsonfield VARIABLE FILE NAME")
 	}
 	var object map[string]any
-	ts.Check(json.Unmarshal([]byte(ts.ReadFile(args[1])), &object))
+	text := []byte(ts.ReadFile(args[1]))
+	if list := []json.RawMessage{}; json.Unmarshal(text, &list) == nil && len(list) > 0 {
+		text = list[0]
+	}
+	ts.Check(json.Unmarshal(text, &object))
 	value, ok := object[args[2]].(string)
 	if !ok {
 		ts.Fatalf("%s has no text %s", args[1], args[2])

@@ -13,6 +13,9 @@ func TestCeremonyGuide(t *testing.T) { guideIsTested(t, "../../docs/ceremony.md"
 // And so does every command in the guide for auditors.
 func TestAuditGuide(t *testing.T) { guideIsTested(t, "../../docs/audit.md", 8) }
 
+// And in the one about backups.
+func TestBackupGuide(t *testing.T) { guideIsTested(t, "../../docs/backup.md", 13) }
+
 func guideIsTested(t *testing.T, path string, atLeast int) {
 	t.Helper()
 	guide, err := os.ReadFile(path)

@@ -61,9 +61,11 @@ func splitBackup(text string) (place, folder string, err error) {
 
 // placeProblem is a place that is none, in the words of a person and not of the API.
 func placeProblem(err error) error {
-	p := explain(backupProblem(err))
-	p.code, p.message = "bad-place", strings.ReplaceAll(p.message, "the storage resource URI", "the address")
-	return p
+	message := err.Error()
+	if f, ok := errors.AsType[*failure.Error](err); ok {
+		message = f.Message
+	}
+	return &problem{code: "bad-place", message: strings.ReplaceAll(message, "the storage resource URI", "the address"), cause: err}
 }
 
 // sas reads the SAS token for a place: from the file that was named, else from the variable, else there is none.

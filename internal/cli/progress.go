@@ -35,7 +35,9 @@ func (a *app) meter(what string) *meter {
 func (m *meter) step(what string) {
 	m.done()
 	m.what = what
-	if !m.live {
+	if m.live {
+		m.tell(0, 0, "")
+	} else {
 		m.a.say("%s …", what)
 		m.said = m.a.now()
 	}
@@ -63,7 +65,7 @@ func (m *meter) tell(done, of int64, detail string) {
 	switch {
 	case line == m.before:
 	case m.live:
-		fmt.Fprintf(m.a.err, "\r\x1b[K%s", line)
+		fmt.Fprintf(m.a.err, "\r\x1b[K%s", m.fit(line))
 		m.shown = true
 	case m.a.now().Sub(m.said) >= plainEvery:
 		m.said = m.a.now()
@@ -72,6 +74,20 @@ func (m *meter) tell(done, of int64, detail string) {
 		return
 	}
 	m.before = line
+}
+
+// fit cuts a line off where the terminal ends: one that is wrapped cannot be taken away again.
+func (m *meter) fit(line string) string {
+	width := 80
+	if f, ok := m.a.err.(*os.File); ok {
+		if w, _, err := term.GetSize(int(f.Fd())); err == nil && w > 1 {
+			width = w
+		}
+	}
+	if runes := []rune(line); len(runes) >= width {
+		return string(runes[:width-1])
+	}
+	return line
 }
 
 // set tells of a backup that is read here.

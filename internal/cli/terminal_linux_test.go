@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -138,5 +139,41 @@ func TestQuestionWithoutAnswer(t *testing.T) {
 				t.Errorf("got %v", err)
 			}
 		})
+	}
+}
+
+// On a terminal long work is one line with a bar, which is as wide as there is room and is gone in the end.
+func TestMeterOnATerminal(t *testing.T) {
+	keyboard, tty := openPTY(t)
+	if err := unix.IoctlSetWinsize(int(tty.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Row: 24, Col: 60}); err != nil {
+		t.Fatal(err)
+	}
+	a := &app{err: tty, now: time.Now, getenv: func(string) string { return "" }, format: formatTable}
+	m := a.meter("backup")
+	m.tell(50, 200, strings.Repeat("x", 100))
+	m.tell(50, 200, strings.Repeat("x", 100)) // says nothing new
+	m.step("use every key")
+	m.done()
+	m.done() // takes nothing away twice
+	fmt.Fprint(tty, "end")
+	screen := ""
+	for b := make([]byte, 256); !strings.HasSuffix(screen, "end"); {
+		n, err := keyboard.Read(b)
+		if err != nil {
+			t.Fatalf("the terminal shows %q, and then: %v", screen, err)
+		}
+		screen += string(b[:n])
+	}
+	bar := "backup [██████··················] 25 %  "
+	want := "\r\x1b[K" + bar + strings.Repeat("x", 59-len([]rune(bar))) + "\r\x1b[K" + "\r\x1b[Kuse every key" + "\r\x1b[K" + "end"
+	if screen != want {
+		t.Errorf("the terminal shows\n%q, want\n%q", screen, want)
+	}
+	// Whoever wants no control characters gets none.
+	for _, term := range []string{"dumb", "xterm"} {
+		a.getenv = func(string) string { return term }
+		if m := a.meter("backup"); m.live != (term != "dumb") {
+			t.Errorf("TERM=%s: live is %v", term, m.live)
+		}
 	}
 }

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"crypto/x509"
@@ -16,6 +17,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"strongroom/internal/api"
+	"strongroom/internal/backupset"
 	"strongroom/internal/client"
 	"strongroom/internal/custodian"
 	"strongroom/secret"
@@ -258,7 +261,7 @@ func TestExamples(t *testing.T) {
 	for len(todo) > 0 {
 		cmd := todo[0]
 		todo = append(todo[1:], cmd.Commands()...)
-		if cmd.HasSubCommands() || !cmd.Runnable() {
+		if cmd.HasSubCommands() && !cmd.LocalNonPersistentFlags().HasFlags() || !cmd.Runnable() { // one that only holds others has no flags
 			continue
 		}
 		commands++
@@ -330,5 +333,41 @@ func TestReadEnv(t *testing.T) {
 	}
 	if d := cmp.Diff(map[string]string{"A": "1", "B": "it's", "C": ""}, got); d != "" {
 		t.Error(d)
+	}
+}
+
+// Where there is no terminal, long work is told of in a plain line now and then, and programs that asked for JSON are not told.
+func TestMeterInALog(t *testing.T) {
+	var log bytes.Buffer
+	now := time.Date(2026, 11, 25, 9, 0, 0, 0, time.UTC)
+	a := &app{err: &log, now: func() time.Time { return now }, getenv: os.Getenv, format: formatTable}
+	work := func() string {
+		log.Reset()
+		m := a.meter("verifying")
+		for i := range int64(100) {
+			now = now.Add(time.Second)
+			m.set(backupset.Progress{Records: i, Bytes: i, Of: 100})
+		}
+		m.step("restore the backup")
+		details, running := "7 records, 50 of 200 bytes", api.RestoreOperation{Status: "InProgress"}
+		running.StatusDetails = &details
+		m.job(running)
+		now = now.Add(plainEvery)
+		m.job(running)
+		m.job(api.RestoreOperation{Status: "Succeeded", StatusDetails: &details})
+		m.done()
+		return log.String()
+	}
+	want := ""
+	for i := 9; i < 100; i += 10 {
+		want += fmt.Sprintf("verifying %d %%  %d records\n", i, i)
+	}
+	want += "restore the backup …\nrestore the backup 25 %  7 records\n"
+	if d := cmp.Diff(want, work()); d != "" {
+		t.Error(d)
+	}
+	a.format = formatJSON
+	if got := work(); got != "" {
+		t.Errorf("with JSON: %q", got)
 	}
 }
