@@ -52,45 +52,58 @@ type Storage struct {
 	account *azblob.SharedKeyCredential
 }
 
-// Start runs Azurite until the test ends. What it stores is in its memory.
-func Start(t testing.TB) *Storage {
-	t.Helper()
+// Run starts Azurite with more flags, and returns the address that it listens on and what ends it. It ends with this
+// process too, however that ends. What it stores is in its memory.
+func Run(flags ...string) (endpoint string, stop func(), err error) {
 	_, here, _, _ := runtime.Caller(0)
 	program := filepath.Join(filepath.Dir(here), "node_modules/azurite/dist/src/blob/main.js")
 	if _, err := os.Stat(program); err != nil {
-		t.Fatalf("Azurite is not there; run test/install.sh, as make test does: %v", err)
+		return "", nil, fmt.Errorf("there is no Azurite; run test/install.sh, as make test does: %w", err)
 	}
+	const withStdin = `process.stdin.on("end", () => process.exit()).resume(); require(process.argv[1])`
+	cmd := exec.Command("node", append([]string{"-e", withStdin, program, "--blobPort", "0", "--inMemoryPersistence", "--silent", "--disableTelemetry"}, flags...)...)
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		return "", nil, err
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return "", nil, err
+	}
+	cmd.Stderr = cmd.Stdout
+	if err := cmd.Start(); err != nil {
+		return "", nil, err
+	}
+	listens := regexp.MustCompile(`successfully listens on (https?://127\.0\.0\.1:\d+)`)
+	var said strings.Builder
+	for lines := bufio.NewScanner(out); lines.Scan(); {
+		if m := listens.FindStringSubmatch(lines.Text()); m != nil {
+			go func() { _, _ = io.Copy(io.Discard, out) }()
+			return m[1], func() {
+				_ = stdin.Close()
+				_ = cmd.Process.Kill()
+				_ = cmd.Wait()
+			}, nil
+		}
+		fmt.Fprintln(&said, lines.Text())
+	}
+	_ = cmd.Wait()
+	return "", nil, fmt.Errorf("the program azurite ended: %s", said.String())
+}
+
+// Start runs Azurite, with a certificate, until the test ends.
+func Start(t testing.TB) *Storage {
+	t.Helper()
 	tlsFiles, err := pki.EnsureDev(t.TempDir(), []string{Host}, []net.IP{net.IPv4(127, 0, 0, 1)}, time.Now, rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command("node", program, "--blobPort", "0", "--cert", tlsFiles.CertFile, "--key", tlsFiles.KeyFile,
-		"--inMemoryPersistence", "--silent", "--disableTelemetry")
-	out, err := cmd.StdoutPipe()
+	endpoint, stop, err := Run("--cert", tlsFiles.CertFile, "--key", tlsFiles.KeyFile)
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd.Stderr = cmd.Stdout
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-	})
-	listens := regexp.MustCompile(`successfully listens on https://(127\.0\.0\.1:\d+)`)
-	var said strings.Builder
-	address := ""
-	for lines := bufio.NewScanner(out); address == "" && lines.Scan(); {
-		if m := listens.FindStringSubmatch(lines.Text()); m != nil {
-			address = m[1]
-		}
-		fmt.Fprintln(&said, lines.Text())
-	}
-	if address == "" {
-		t.Fatalf("Azurite ended: %s", said.String())
-	}
-	go func() { _, _ = io.Copy(io.Discard, out) }()
+	t.Cleanup(stop)
+	address := strings.TrimPrefix(endpoint, "https://")
 
 	s := &Storage{address: address, Suffix: domain + address[strings.LastIndexByte(address, ':'):], CAFile: tlsFiles.CAFile}
 	if s.account, err = azblob.NewSharedKeyCredential(Account, Key); err != nil {
