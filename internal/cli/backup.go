@@ -216,7 +216,6 @@ func (a *app) listBackups(ctx context.Context, in, tokenFile, config string) err
 	if err != nil {
 		return err
 	}
-	defer func() { _ = s.Close() }()
 	folders, err := s.Folders(ctx, "mhsm-")
 	if err != nil {
 		return shelfProblem(err)

@@ -120,7 +120,6 @@ func (a *app) backupVerify(ctx context.Context, where string, v verifying) error
 	if err != nil {
 		return err
 	}
-	defer func() { _ = s.Close() }()
 	want := ""
 	if v.domain != "" {
 		if want, err = a.domainOf(ctx, v.domain); err != nil {

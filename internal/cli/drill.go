@@ -77,7 +77,6 @@ func (a *app) drill(ctx context.Context, d drilling) error {
 	if err != nil {
 		return err
 	}
-	defer func() { _ = s.Close() }()
 	dir, err := os.MkdirTemp("", "strongroom-drill-*")
 	if err != nil {
 		return fileProblem(err)
