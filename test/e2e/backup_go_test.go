@@ -52,7 +52,11 @@ func TestAzureSDKForGoBackup(t *testing.T) {
 	}
 	begin := func(method, call string, body any) *runtime.Poller[backupOperation] {
 		t.Helper()
-		request, err := runtime.NewRequest(t.Context(), method, hsm+"/"+call+"?api-version=7.6")
+		version := "7.6"
+		if strings.HasPrefix(call, "pre") {
+			version = "2026-04-01" // the first one whose document has them
+		}
+		request, err := runtime.NewRequest(t.Context(), method, hsm+"/"+call+"?api-version="+version)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -125,6 +129,23 @@ func TestAzureSDKForGoBackup(t *testing.T) {
 	}
 	if _, err := keys.GetKey(t.Context(), "later", "", nil); err == nil {
 		t.Error("a key that came after the backup is still there")
+	}
+
+	// Checks write nothing, and are asked for as a backup is.
+	blobs := len(storage.Blobs(t, "backups"))
+	for name, body := range map[string]any{"with a place": place{container, storage.Token(t, "backups", azurite.Backup+"l")}, "with nothing": struct{}{}} {
+		if done, err := begin(http.MethodPost, "prebackup", body).PollUntilDone(t.Context(), often); err != nil || done.Status != "Succeeded" || done.Folder != "" {
+			t.Errorf("a check %s: %+v, %v", name, done, err)
+		}
+	}
+	if n := len(storage.Blobs(t, "backups")); n != blobs {
+		t.Errorf("a check wrote %d blobs", n-blobs)
+	}
+	list := s.Run(t, "backup", "list", "--url", hsm)
+	for _, kind := range []string{" backup ", " restore ", " prebackup "} {
+		if !strings.Contains(list, kind) {
+			t.Errorf("the HSM does not remember a%s:\n%s", kind, list)
+		}
 	}
 
 	// A failure is an error with the code of its reason.
