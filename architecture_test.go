@@ -55,7 +55,7 @@ var level = map[string]int{
 // testOnly are packages that only tests import; they may import anything but cmd.
 var testOnly = map[string]bool{
 	"internal/store/storetest": true, "internal/engine/enginetest": true, "test/crash/victim": true, "test/bench/floor": true, "test/harness": true,
-	"internal/target/targettest": true, "test/contract": true, "test/exchange": true, "test/recorder": true, "test/powercut": true,
+	"internal/target/targettest": true, "test/azurite": true, "test/contract": true, "test/exchange": true, "test/recorder": true, "test/powercut": true,
 }
 
 // pure packages can be audited alone and used on a machine without a network: no files, network, clock or log.

@@ -82,6 +82,12 @@ type storageError struct {
 func (e *storageError) Error() string { return e.object + " " + e.what + ": " + e.err.Error() }
 func (e *storageError) Unwrap() error { return e.err }
 
+// reasoned is an error of a storage that has a reason in words for the caller, with no secret in it.
+type reasoned interface {
+	error
+	Reason() string
+}
+
 // fail is the one place that turns errors from inside the package into failures. What is one already, or none of ours (of
 // an engine, of a context that ended), stays what it is.
 func fail(folder string, err error) error {
@@ -103,6 +109,9 @@ func fail(folder string, err error) error {
 	// A storage that says what is wrong, in words for the caller, is believed.
 	if f, ok := errors.AsType[*failure.Error](s.err); ok {
 		return &failure.Error{Kind: f.Kind, Code: f.Code, Message: sprintf("%s of the backup %s %s: %s", s.object, folder, s.what, f.Message), Cause: s.err}
+	}
+	if r, ok := errors.AsType[reasoned](s.err); ok {
+		return failure.Wrap(failure.Unavailable, s.err, "%s of the backup %s %s: %s", s.object, folder, s.what, r.Reason())
 	}
 	return failure.Wrap(failure.Unavailable, s.err, "%s of the backup %s %s; check the storage, and try again", s.object, folder, s.what)
 }

@@ -476,7 +476,7 @@ func (a *app) domainUpload(cmd *cobra.Command, o opening, blob string) error {
 	if state, err := hsm.DomainState(cmd.Context()); err == nil { // Strongroom's own route; the upload is done either way
 		result.DomainID = state.DomainID
 	}
-	a.say("next: restore keys with strongroom key restore --file BACKUP")
+	a.say("next: bring its keys back, all of them with strongroom restore start --from BACKUP, or one with strongroom key restore --file FILE")
 	return a.result(result, func(t *table) {
 		t.field("hsm", result.HSM)
 		t.field("state", result.State)

@@ -35,6 +35,7 @@ only. Its data survives a restart, on the same ports.`, 0,
 	flags.StringVar(&o.DataDir, "data", "", "folder of the database, the seal and the TLS files")
 	flags.StringVar(&o.Listen, "listen", "", "address of the main listener (default 127.0.0.1:8443)")
 	flags.StringArrayVar(&o.HSMs, "hsm", nil, "name of an HSM to provision if it is missing; may be given several times (with --dev: default alpha and beta)")
+	flags.StringArrayVar(&o.BackupHosts, "backup-host", nil, "HOST[:PORT] of Azure Blob that backups may go to; may be given several times (with --dev: also one of this machine)")
 	flags.StringVar(&o.ConfigFile, "config", "", "configuration file (TOML)")
 	flags.StringVar(&o.LogFormat, "log-format", "", "text or json (default: text on a terminal, else json)")
 	flags.StringVar(&o.LogLevel, "log-level", "", "debug, info, warn or error (default info)")

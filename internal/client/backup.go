@@ -24,26 +24,29 @@ type sasBody struct {
 
 func (p Place) body() sasBody { return sasBody{p.URI, string(p.Token.Reveal())} }
 
+// checkVersion is the first stable version of the data plane with pre-checks that is described.
+const checkVersion = "2026-04-01"
+
 // Backup begins a full backup.
 func (h *HSM) Backup(ctx context.Context, to Place, check bool) (op api.BackupOperation, err error) {
-	route := "backup"
+	u := h.url(apiVersion, "backup")
 	if check {
-		route = "prebackup"
+		u = h.url(checkVersion, "prebackup")
 	}
-	_, err = h.call(ctx, http.MethodPost, to.body(), &op, route)
+	_, err = h.send(ctx, request{method: http.MethodPost, url: u, body: to.body()}, &op)
 	return op, err
 }
 
 // Restore begins a full restore, or with check a look at what it would do.
 func (h *HSM) Restore(ctx context.Context, from Place, folder string, check bool) (op api.RestoreOperation, err error) {
-	route := "restore"
+	u := h.url(apiVersion, "restore")
 	if check {
-		route = "prerestore"
+		u = h.url(checkVersion, "prerestore")
 	}
-	_, err = h.call(ctx, http.MethodPut, struct {
+	_, err = h.send(ctx, request{method: http.MethodPut, url: u, body: struct {
 		SAS    sasBody `json:"sasTokenParameters"`
 		Folder string  `json:"folderToRestore"`
-	}{from.body(), folder}, &op, route)
+	}{from.body(), folder}}, &op)
 	return op, err
 }
 

@@ -3,6 +3,7 @@ package dataplane
 import (
 	"context"
 	"net/http"
+	"strings"
 	"time"
 
 	"strongroom/internal/api"
@@ -19,6 +20,20 @@ func target(p *api.SASTokenParameter) (backup.Target, error) {
 		return backup.Target{}, failure.New(failure.BadParameter, "storageResourceUri has at most 2048 bytes, and token 8192")
 	}
 	return backup.Target{URI: p.StorageResourceURI, Token: p.Token.Bytes, ManagedIdentity: p.UseManagedIdentity != nil && *p.UseManagedIdentity}, nil
+}
+
+// source is the target and the folder of a restore. Clients have one URL of a backup, and take it apart after the first
+// part of its path: in Azure that is the container. Where a place has more parts than that, a folder of this machine or an
+// account in the path, those that are left come before the folder's name, and go back here.
+func source(p *api.SASTokenParameter, folder string) (backup.Target, string, error) {
+	t, err := target(p)
+	if err != nil {
+		return backup.Target{}, "", err
+	}
+	if i := strings.LastIndexByte(folder, '/'); i >= 0 {
+		t.URI, folder = strings.TrimSuffix(t.URI, "/")+"/"+folder[:i], folder[i+1:]
+	}
+	return t, folder, nil
 }
 
 // optionalTarget is target for pre-checks, where all may be left out.
@@ -120,7 +135,7 @@ func startRestore(ctx context.Context, c *call) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	t, err := target(request.SASTokenParameters)
+	t, folder, err := source(request.SASTokenParameters, request.FolderToRestore)
 	if err != nil {
 		return answer{}, err
 	}
@@ -128,7 +143,7 @@ func startRestore(ctx context.Context, c *call) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	return c.accepted(jobs.Restore(ctx, c.hsm, c.caller, t, request.FolderToRestore))
+	return c.accepted(jobs.Restore(ctx, c.hsm, c.caller, t, folder))
 }
 
 func checkRestore(ctx context.Context, c *call) (answer, error) {
@@ -136,15 +151,20 @@ func checkRestore(ctx context.Context, c *call) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	t, err := optionalTarget(request.SASTokenParameters)
-	if err != nil {
-		return answer{}, err
+	var t *backup.Target
+	folder := request.FolderToRestore
+	if p := request.SASTokenParameters; p != nil && p.StorageResourceURI != "" {
+		from, name, err := source(p, folder)
+		if err != nil {
+			return answer{}, err
+		}
+		t, folder = &from, name
 	}
 	jobs, err := c.jobs()
 	if err != nil {
 		return answer{}, err
 	}
-	return c.accepted(jobs.CheckRestore(ctx, c.hsm, c.caller, t, request.FolderToRestore))
+	return c.accepted(jobs.CheckRestore(ctx, c.hsm, c.caller, t, folder))
 }
 
 func restoreOneKey(ctx context.Context, c *call) (answer, error) {
@@ -152,7 +172,7 @@ func restoreOneKey(ctx context.Context, c *call) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	t, err := target(request.SASTokenParameters)
+	t, folder, err := source(request.SASTokenParameters, request.Folder)
 	if err != nil {
 		return answer{}, err
 	}
@@ -160,7 +180,7 @@ func restoreOneKey(ctx context.Context, c *call) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	return c.accepted(jobs.RestoreKey(ctx, c.hsm, c.caller, t, request.Folder, c.name))
+	return c.accepted(jobs.RestoreKey(ctx, c.hsm, c.caller, t, folder, c.name))
 }
 
 func jobStatus(restores bool) func(ctx context.Context, c *call) (answer, error) {
@@ -173,7 +193,11 @@ func jobStatus(restores bool) func(ctx context.Context, c *call) (answer, error)
 		if err != nil {
 			return answer{}, err
 		}
-		return ok(job(j))
+		a := answer{status: http.StatusOK, body: job(j)}
+		if j.Status == backup.InProgress {
+			a.header = map[string]string{"Retry-After": "1"} // else clients ask again after 5 seconds, or 30
+		}
+		return a, nil
 	}
 }
 

@@ -29,6 +29,7 @@ type Options struct {
 	DataDir            string
 	Listen             string
 	HSMs               []string
+	BackupHosts        []string // added to those of the configuration
 	ConfigFile         string
 	LogFormat          string // "text" or "json"; "" means text on a terminal, else JSON
 	LogLevel           string // debug, info, warn, error
@@ -272,6 +273,7 @@ func loadConfig(o Options) (Config, error) {
 	override(&c.Seal.PassphraseFile, o.SealPassphraseFile, c.Seal.PassphraseFile)
 	override(&c.HSMDomain, c.HSMDomain, "managedhsm.localhost")
 	override(&c.Location, c.Location, "local")
+	c.Backup.AllowedHosts = append(c.Backup.AllowedHosts, o.BackupHosts...)
 	if len(o.HSMs) > 0 {
 		c.HSMs = o.HSMs
 	}

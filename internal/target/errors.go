@@ -36,6 +36,9 @@ func (e *Error) Error() string {
 	return "backup target " + e.Where + ": " + e.Op + ": " + e.Why
 }
 
+// Reason is what may be told to whoever asked for the place.
+func (e *Error) Reason() string { return e.Why }
+
 // Unwrap returns the kind, never the error of a library.
 func (e *Error) Unwrap() error { return e.Kind }
 

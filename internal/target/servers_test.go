@@ -23,15 +23,12 @@ import (
 
 	"strongroom/internal/target"
 	"strongroom/secret"
+	"strongroom/test/azurite"
 )
 
 // Real servers, started once and for all tests of the package, each in a process of its own.
 
-// What Azurite is known to accept: the development account of its documentation.
-const (
-	account    = "devstoreaccount1"
-	accountKey = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
-)
+const account, accountKey = azurite.Account, azurite.Key
 
 // The credentials of the S3 server, and its region.
 const s3AccessKey, s3SecretKey, s3Region = "CANARYaccessKeyOfTheStore", "CANARY+secret/7f3a-do-not-print", "us-east-1"
@@ -79,19 +76,12 @@ func start(words *regexp.Regexp, cmd *exec.Cmd) (string, error) {
 	return "", fmt.Errorf("%s ended: %s%s", cmd.Path, said.String(), errs.String())
 }
 
-var azurite = sync.OnceValues(func() (endpoint string, err error) {
-	dir, err := filepath.Abs("../../test/azurite")
-	if err != nil {
-		return "", err
+var azuriteEndpoint = sync.OnceValues(func() (endpoint string, err error) {
+	endpoint, end, err := azurite.Run()
+	if err == nil {
+		stop = append(stop, end)
 	}
-	// It ends with its standard input: with this process, however that ends.
-	const program = `process.stdin.on("end", () => process.exit()).resume(); require(process.argv[1])`
-	endpoint, err = start(regexp.MustCompile(`successfully listens on (http://127\.0\.0\.1:\d+)`), exec.Command("node", "-e", program,
-		filepath.Join(dir, "node_modules/azurite/dist/src/blob/main.js"), "--blobPort", "0", "--inMemoryPersistence", "--silent", "--disableTelemetry"))
-	if err != nil {
-		return "", fmt.Errorf("%w (test/install.sh installs Azurite)", err)
-	}
-	return endpoint, nil
+	return endpoint, err
 })
 
 var s3Server = sync.OnceValues(func() (endpoint string, err error) {
@@ -120,7 +110,7 @@ func unique(t *testing.T) string {
 // newContainer makes a container in Azurite and returns its URI and a SAS token for it.
 func newContainer(t *testing.T, permissions sas.ContainerPermissions) (uri, token string) {
 	t.Helper()
-	endpoint, err := azurite()
+	endpoint, err := azuriteEndpoint()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -69,6 +69,17 @@ const (
 	version    = "0123456789abcdef0123456789abcdef"
 )
 
+const point = `{"jobId":"` + version + `","replaced":1700000000,"until":1700604800}`
+
+// begun and ended are a backup or restore, with more members.
+func begun(more string) string {
+	return `{"status":"InProgress","statusDetails":null,"error":null,"startTime":1700000000,"endTime":null,"jobId":"` + version + `"` + more + `}`
+}
+
+func ended(more string) string {
+	return `{"status":"Succeeded","statusDetails":"1 key","error":null,"startTime":1700000000,"endTime":1700000001,"jobId":"` + version + `"` + more + `}`
+}
+
 // good are answers of every form, by the operation that they belong to.
 func good() []exchange.Exchange {
 	var list []exchange.Exchange
@@ -113,6 +124,15 @@ func good() []exchange.Exchange {
 			answered("PUT", "/keys/k/providers/Microsoft.Authorization/roleAssignments/"+version+q, 201, assignment),
 			answered("DELETE", "/keys/providers/Microsoft.Authorization/roleAssignments/"+version+q, 200, assignment),
 			answered("GET", "/securitydomain"+q, 403, refusal),
+			answered("POST", "/backup"+q, 202, begun(`,"azureStorageBlobContainerUri":null`)),
+			answered("POST", "/prebackup?api-version=2026-04-01", 202, begun(`,"azureStorageBlobContainerUri":null`)),
+			answered("GET", "/backup/"+version+"/pending"+q, 200, ended(`,"azureStorageBlobContainerUri":"https://a.example/c/mhsm-alpha-2026112508530512"`)),
+			answered("PUT", "/restore"+q, 202, begun("")),
+			answered("PUT", "/keys/k/restore"+q, 202, begun("")),
+			answered("GET", "/restore/"+version+"/pending"+q, 200, ended("")),
+			answered("GET", "/backup"+q, 200, `{"value":[`+begun(`,"azureStorageBlobContainerUri":null,"kind":"backup","target":"https://a.example/c","folder":"mhsm-alpha-2026112508530512","by":"1"`)+`]}`),
+			answered("GET", "/restore"+q, 200, `{"restorePoint":`+point+`}`),
+			answered("POST", "/restore/undo"+q, 200, point),
 		)
 	}
 	return append(list,

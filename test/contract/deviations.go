@@ -36,6 +36,13 @@ func (d Deviation) Row() string {
 	return fmt.Sprintf("| `%s` | %s | %s | %s | %s |", d.Where, editions, d.Document, d.Here, d.Why)
 }
 
+// restorePoint is what a restore has replaced.
+var restorePoint = tree{"required": []any{"jobId", "replaced", "until"}, "properties": tree{
+	"jobId":    tree{"type": "string", "pattern": "^[0-9a-f]{32}$"},
+	"replaced": tree{"type": "integer", "format": "unixtime"},
+	"until":    tree{"type": "integer", "format": "unixtime"},
+}}
+
 // deviations are those that are accepted, in the order of the page.
 var deviations = []Deviation{
 	{
@@ -73,6 +80,26 @@ var deviations = []Deviation{
 		member: tree{"type": "string", "pattern": "^(/|/keys|/keys/[0-9a-zA-Z-]{1,127})$"},
 	},
 	{
+		Where: "FullBackupOperation.azureStorageBlobContainerUri", Document: "a string", Here: "`null` until the backup is there",
+		Why:    "the service was recorded so",
+		member: tree{"type": "string", "x-nullable": true, "minLength": 1},
+	},
+	{
+		Where: "FullBackupOperation.statusDetails", Document: "a string", Here: "`null` while there is nothing to say",
+		Why:    "the service was recorded so",
+		member: tree{"type": "string", "x-nullable": true, "minLength": 1},
+	},
+	{
+		Where: "RestoreOperation.statusDetails", Document: "a string", Here: "`null` while there is nothing to say",
+		Why:    "as for a backup",
+		member: tree{"type": "string", "x-nullable": true, "minLength": 1},
+	},
+	{
+		Where: "SelectiveKeyRestoreOperation.statusDetails", Document: "a string", Here: "`null` while there is nothing to say",
+		Why:    "as for a backup",
+		member: tree{"type": "string", "x-nullable": true, "minLength": 1},
+	},
+	{
 		Where: "DELETE /securitydomain/upload", Document: "no such operation", Here: "204: ends a recovery that is under way",
 		Why:       "Strongroom's own: a way back for who asked for the transfer key by mistake",
 		responses: tree{"204": tree{"description": "The recovery has ended."}},
@@ -89,6 +116,43 @@ var deviations = []Deviation{
 			"custodians": tree{"type": "array", "items": tree{"type": "string"}},
 			"activated":  tree{"type": "string", "format": "date-time"},
 		}}},
+	},
+	{
+		Where: "GET /backup", Document: "no such operation", Here: "200: the backups and restores that the HSM remembers",
+		Why:       "Strongroom's own: `strongroom backup list`",
+		responses: tree{"200": tree{"description": "The jobs, the newest first.", "schema": tree{"$ref": "#/definitions/StrongroomJobList"}}},
+		definitions: tree{
+			"StrongroomJobList": tree{"required": []any{"value"}, "properties": tree{"value": tree{"type": "array", "items": tree{"$ref": "#/definitions/StrongroomJob"}}}},
+			"StrongroomJob": tree{"required": []any{"status", "startTime", "endTime", "jobId", "kind", "target", "by"}, "properties": tree{
+				"status":                       tree{"type": "string", "enum": []any{"InProgress", "Succeeded", "Failed"}},
+				"statusDetails":                tree{"type": "string", "x-nullable": true, "minLength": 1},
+				"error":                        tree{"$ref": "#/definitions/Error"},
+				"startTime":                    tree{"type": "integer", "format": "unixtime"},
+				"endTime":                      tree{"type": "integer", "format": "unixtime", "x-nullable": true},
+				"jobId":                        tree{"type": "string", "pattern": "^[0-9a-f]{32}$"},
+				"azureStorageBlobContainerUri": tree{"type": "string", "x-nullable": true, "minLength": 1},
+				"kind":                         tree{"type": "string", "enum": []any{"backup", "restore", "key-restore", "prebackup", "prerestore"}},
+				"target":                       tree{"type": "string"},
+				"folder":                       tree{"type": "string", "minLength": 1},
+				"key":                          tree{"type": "string", "minLength": 1},
+				"by":                           tree{"type": "string", "minLength": 1},
+			}},
+		},
+	},
+	{
+		Where: "GET /restore", Document: "no such operation", Here: "200: what the last restore has replaced, and until when it can be brought back",
+		Why:       "Strongroom's own: `strongroom restore status`",
+		responses: tree{"200": tree{"description": "The restore point, if there is one.", "schema": tree{"$ref": "#/definitions/StrongroomRestoreState"}}},
+		definitions: tree{
+			"StrongroomRestoreState": tree{"properties": tree{"restorePoint": tree{"$ref": "#/definitions/StrongroomRestorePoint"}}},
+			"StrongroomRestorePoint": restorePoint,
+		},
+	},
+	{
+		Where: "POST /restore/undo", Document: "no such operation", Here: "200: brings back what the last restore has replaced",
+		Why:         "Strongroom's own: `strongroom restore undo`, in place of a backup before each restore",
+		responses:   tree{"200": tree{"description": "What this can be undone to in turn.", "schema": tree{"$ref": "#/definitions/StrongroomUndone"}}},
+		definitions: tree{"StrongroomUndone": restorePoint},
 	},
 }
 

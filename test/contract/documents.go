@@ -189,6 +189,9 @@ var needed = map[string][]string{
 	"KeyVaultError":                 {"error"},
 	"Error":                         {"code"},
 	"SecurityDomainOperationStatus": {"status", "status_details"},
+	"FullBackupOperation":           {"status", "startTime", "endTime", "jobId", "azureStorageBlobContainerUri"},
+	"RestoreOperation":              {"status", "startTime", "endTime", "jobId"},
+	"SelectiveKeyRestoreOperation":  {"status", "startTime", "endTime", "jobId"},
 	"TransferKey":                   {"key_format", "transfer_key"},
 }
 

@@ -12,12 +12,13 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/security/keyvault/azkeys"
 
 	"strongroom/test/exchange"
+	"strongroom/test/harness"
 )
 
 // What start does at the end of every test here would notice: real answers, each with one thing changed in it, are
 // all refused, and the fault names the place. Unchanged they pass.
 func TestAChangedAnswerIsNoticed(t *testing.T) {
-	s, file := startRecorded(t, t.TempDir())
+	s, file := startRecorded(t, t.TempDir(), harness.Options{})
 	activate(t, s, "alpha")
 	client := azureClient(t, s, s.URL(t, "alpha"))
 	if _, err := client.CreateKey(t.Context(), "k", azkeys.CreateKeyParameters{Kty: to.Ptr(azkeys.KeyTypeRSAHSM), KeySize: to.Ptr[int32](2048), Tags: map[string]*string{"a": to.Ptr("b")}}, nil); err != nil {

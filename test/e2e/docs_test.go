@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"strongroom/test/azurite"
 	"strongroom/test/harness"
 )
 
@@ -63,6 +64,13 @@ func allBlocks(t *testing.T, page string, want int) string {
 // The commands of the pages run the shipped program; the server is the one that records, which differs in that only.
 func workplace(t *testing.T) (string, *harness.Server) {
 	t.Helper()
+	dir := tree(t)
+	return dir, startIn(t, filepath.Join(dir, "data"))
+}
+
+// tree is that folder before `make run`.
+func tree(t *testing.T) string {
+	t.Helper()
 	dir := t.TempDir()
 	for _, err := range []error{os.Mkdir(filepath.Join(dir, "bin"), 0o755), os.Symlink(binary, filepath.Join(dir, "bin", "strongroom"))} {
 		if err != nil {
@@ -76,7 +84,7 @@ func workplace(t *testing.T) (string, *harness.Server) {
 	if err := os.WriteFile(filepath.Join(dir, "README.md"), readme, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	return dir, startIn(t, filepath.Join(dir, "data"))
+	return dir
 }
 
 // The README's story, every command of it, as it stands there.
@@ -97,7 +105,9 @@ func TestReadme(t *testing.T) {
 // The page on the Azure CLI: its sign-ins and its ceremony, as they stand there, with the stand-in for the libraries that
 // Debian's package lacks.
 func TestAzureCLIPage(t *testing.T) {
-	dir, s := workplace(t)
+	dir := tree(t)
+	s, storage := startWithStorage(t, filepath.Join(dir, "data"))
+	storage.NewContainer(t, "backups")
 	here, err := os.Getwd()
 	if err != nil {
 		t.Fatal(err)
@@ -107,7 +117,8 @@ func TestAzureCLIPage(t *testing.T) {
 export PYTHONPATH=$_AZS_SHIM
 export AZURE_CORE_COLLECT_TELEMETRY=no AZURE_CORE_ONLY_SHOW_ERRORS=yes
 set -x
-` + blocks(t, "../../docs/azure-cli.md", "Sign in", 1) + blocks(t, "../../docs/azure-cli.md", "Ceremony", 1) + blocks(t, "../../docs/azure-cli.md", "Roles", 1) + `
+` + blocks(t, "../../docs/azure-cli.md", "Sign in", 1) + blocks(t, "../../docs/azure-cli.md", "Ceremony", 1) + blocks(t, "../../docs/azure-cli.md", "Roles", 1) +
+		blocks(t, "../../docs/azure-cli.md", "Backup and restore", 3) + `
 az keyvault role assignment list --hsm-name $H1 --scope /keys/invoices --query '[].roleName' -o tsv
 az keyvault key show --hsm-name $H2 -n invoices --query key.kty -o tsv
 ` + blocks(t, "../../docs/azure-cli.md", "Sign a user in", 1) + `
@@ -115,10 +126,13 @@ az account show --query 'user.{name: name, type: type}' -o tsv
 `
 	cmd := exec.Command("bash", "-euc", script)
 	cmd.Dir = dir
-	cmd.Env = append(azEnv(t, s, "alpha"), "HERE="+here, "HOME="+t.TempDir())
+	cmd.Env = append(azEnv(t, s, "alpha"), "HERE="+here, "HOME="+t.TempDir(), "STORAGE_SUFFIX="+storage.Suffix, "ACCOUNT="+azurite.Account, "ACCOUNT_KEY="+azurite.Key)
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		t.Fatalf("%v\n%s\nserver log:\n%s", err, out, s.Log)
+	}
+	if n := len(storage.Blobs(t, "backups")); n < 3 {
+		t.Errorf("the container has %d blobs, which is no backup", n)
 	}
 	if !strings.Contains(string(out), "\nRSA-HSM\n") {
 		t.Errorf("the key is not on the second HSM:\n%s", out)

@@ -43,12 +43,13 @@ func start(t *testing.T, args ...string) *harness.Server {
 // documents, and there must have been one.
 func startIn(t *testing.T, dir string, args ...string) *harness.Server {
 	t.Helper()
-	s, _ := startRecorded(t, dir, args...)
+	s, _ := startRecorded(t, dir, harness.Options{Args: args})
 	return s
 }
 
-// startRecorded is startIn for a test that reads the exchanges itself, after it has stopped the server.
-func startRecorded(t *testing.T, dir string, args ...string) (s *harness.Server, exchanges string) {
+// startRecorded is startIn with options, of which it sets the programs, and for a test that reads the exchanges itself,
+// after it has stopped the server.
+func startRecorded(t *testing.T, dir string, o harness.Options) (s *harness.Server, exchanges string) {
 	t.Helper()
 	exchanges = filepath.Join(t.TempDir(), "exchanges.jsonl")
 	t.Cleanup(func() { // registered before the one that stops the server, and so run after it
@@ -56,6 +57,7 @@ func startRecorded(t *testing.T, dir string, args ...string) (s *harness.Server,
 			documents.Verify(t, exchanges)
 		}
 	})
-	s = harness.Start(t, dir, harness.Options{Binary: recorder, Client: binary, Args: args, Env: []string{"RECORDER_FILE=" + exchanges}})
+	o.Binary, o.Client, o.Env = recorder, binary, append(o.Env, "RECORDER_FILE="+exchanges)
+	s = harness.Start(t, dir, o)
 	return s, exchanges
 }

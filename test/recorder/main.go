@@ -43,6 +43,10 @@ func run(ctx context.Context, args []string) (err error) {
 		o.HSMs = append(o.HSMs, name)
 		return nil
 	})
+	flags.Func("backup-host", "host that backups may go to; may be given several times", func(host string) error {
+		o.BackupHosts = append(o.BackupHosts, host)
+		return nil
+	})
 	if err := flags.Parse(args[1:]); err != nil {
 		return err
 	}
