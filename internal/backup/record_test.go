@@ -1,8 +1,10 @@
 package backup_test
 
 import (
+	"bytes"
 	"context"
 	"fmt"
+	"log/slog"
 	"strings"
 	"testing"
 	"time"
@@ -10,9 +12,11 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"strongroom/internal/backup"
+	"strongroom/internal/backupset"
 	"strongroom/internal/failure"
 	"strongroom/internal/keys"
 	"strongroom/internal/store"
+	"strongroom/secret"
 )
 
 // listen makes the world's next process record its events, and fail those that refuse says.
@@ -276,5 +280,86 @@ func TestTheNextJobWaitsForTidyingUp(t *testing.T) {
 	close(hold)
 	if err := <-begun; err != nil {
 		t.Error(err)
+	}
+}
+
+// Covers B4: the token of a target is in no record, no answer, no event and no line of the log, whether the job goes well or not.
+func TestTokensStayInMemory(t *testing.T) {
+	const canary = "c4n4ry-0f-4-t0k3n"
+	w := newWorld(t, "alpha")
+	var log bytes.Buffer
+	var events []backup.Event
+	given := false
+	w.config = func(c *backup.Config) {
+		c.Log = slog.New(slog.NewJSONHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+		c.Record = func(_ context.Context, e backup.Event) error { events = append(events, e); return nil }
+		open := c.Open
+		c.Open = func(ctx context.Context, t backup.Target) (backupset.Storage, error) {
+			given = given || string(t.Token.Reveal()) == canary
+			return open(ctx, t)
+		}
+	}
+	w.restart()
+	w.fill("alpha")
+	var shown []any
+	to := backup.Target{URI: "shelf:", Token: secret.New([]byte(canary))}
+	j, err := w.backups.Backup(t.Context(), w.open("alpha"), admin, to)
+	folder := j.Folder
+	shown = append(shown, to, j, w.done("alpha", j, err))
+	for _, broken := range []bool{false, true} {
+		if broken {
+			// A library that quotes the URL, as they do.
+			w.shelf.hook = func(op, name string) error {
+				return fmt.Errorf("%s https://store.example/%s?sig=%s: refused", op, name, canary)
+			}
+		}
+		for _, begin := range []func() (backup.Job, error){
+			func() (backup.Job, error) { return w.backups.Restore(t.Context(), w.open("alpha"), admin, to, folder) },
+			func() (backup.Job, error) {
+				return w.backups.CheckRestore(t.Context(), w.open("alpha"), admin, &to, folder)
+			},
+			func() (backup.Job, error) {
+				return w.backups.RestoreKey(t.Context(), w.open("alpha"), admin, to, folder, "invoices")
+			},
+		} {
+			j, err := begin()
+			j = w.done("alpha", j, err)
+			if broken && j.Status != backup.Failed {
+				t.Errorf("it went well: %+v", j)
+			}
+			shown = append(shown, j)
+		}
+	}
+	if _, err := w.backups.Backup(t.Context(), w.open("alpha"), admin, backup.Target{URI: "shelf:x", Token: to.Token}); err == nil {
+		t.Error("a place that is not allowed was opened")
+	} else {
+		shown = append(shown, err.Error())
+	}
+	w.backups.Close()
+	err = w.store.View(t.Context(), func(r store.Reader) error {
+		for path, value := range r.Scan("", "") {
+			shown = append(shown, path, string(value))
+			if plain, err := w.seal.Unwrap(value, path); err == nil {
+				shown = append(shown, string(plain.Reveal()))
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, one := range append(shown, events) {
+		if strings.Contains(fmt.Sprintf("%v %+v %#v", one, one, one), canary) {
+			t.Errorf("the token is in %T %.200v", one, one)
+		}
+	}
+	// The cause of a failure is for the log of the operator: of package target's errors, which never hold a token.
+	for line := range strings.Lines(log.String()) {
+		if strings.Contains(line, canary) && !strings.Contains(line, "refused") {
+			t.Errorf("the token is in the log: %s", line)
+		}
+	}
+	if !given || len(events) < 7 || log.Len() == 0 {
+		t.Fatalf("token given %v, %d events, %d bytes of log: nothing was looked at", given, len(events), log.Len())
 	}
 }
