@@ -7,6 +7,7 @@ package backup
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -59,6 +60,9 @@ type Service struct {
 	mu      sync.Mutex
 	running map[string]*running // by HSM ID
 	closed  bool
+	// Of schedules, by Schedule.key: how many tries failed, and when the last one did that became no job.
+	failures map[string]int64
+	tries    map[string]time.Time
 }
 
 type running struct {
@@ -69,7 +73,7 @@ type running struct {
 
 // New returns a Service without jobs. See [Service.Recover].
 func New(cfg Config) *Service {
-	s := &Service{cfg: cfg, running: map[string]*running{}}
+	s := &Service{cfg: cfg, running: map[string]*running{}, failures: map[string]int64{}, tries: map[string]time.Time{}}
 	s.ctx, s.stop = context.WithCancel(context.Background())
 	return s
 }
@@ -230,7 +234,18 @@ func (s *Service) start(ctx context.Context, h *hsm.HSM, caller access.Caller, j
 		close(run.done)
 		s.busy.Done()
 	}
+	if j.By == Server { // no call has a record of it
+		if err := s.intend(ctx, h, &j); err != nil {
+			done()
+			return Job{}, err
+		}
+	}
 	if err := s.begin(ctx, h, j); err != nil {
+		if j.By == Server {
+			if unrecorded := s.conclude(h, &j, err); unrecorded != nil {
+				err = errors.Join(err, unrecorded)
+			}
+		}
 		done()
 		return Job{}, err
 	}
@@ -292,6 +307,9 @@ func (s *Service) finish(h *hsm.HSM, j Job, storage backupset.Storage, run *runn
 	}
 	if err != nil {
 		log.WarnContext(s.ctx, "job failed", "error", err)
+		if j.By == Server {
+			s.failed(scheduleKey(h.Name(), j.Target))
+		}
 	} else {
 		log.InfoContext(s.ctx, "job done", "details", j.Details)
 	}

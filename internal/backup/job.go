@@ -141,8 +141,13 @@ func (s *Service) begin(ctx context.Context, h *hsm.HSM, j Job) error {
 		if err != nil {
 			return err
 		}
+		newest := map[string]bool{} // of each schedule: by it is known what is due
 		for i, old := range list {
-			if i >= maxJobs-1 {
+			kept := old.scheduled(old.Target) && old.Status == Succeeded && !newest[old.Target]
+			if kept {
+				newest[old.Target] = true
+			}
+			if i >= maxJobs-1 && !kept {
 				w.Delete(jobKey(hsmID, old.ID))
 			}
 		}
@@ -224,7 +229,7 @@ func (s *Service) Recover(ctx context.Context) error {
 			return store.Failure(err)
 		}
 		for _, j := range cut {
-			if err := s.tell(ctx, info.ID, info.Name, &j, ended[j.Kind], false, false, j.Code); err != nil {
+			if err := s.tell(ctx, info.ID, info.Name, &j, j.end(), false, j.By == Server, j.Code); err != nil {
 				// A server starts on a full disk too, and refuses calls then.
 				s.cfg.Log.ErrorContext(ctx, "the end of a job could not be recorded", "hsm", info.Name, "job", j.ID, "error", err)
 			}

@@ -38,6 +38,16 @@ var ended = map[Kind]effect{
 	KeyRestore:   {"SelectiveKeyRestoreEnded", access.RestoreStart},
 }
 
+// byItself is a whole backup that a schedule began.
+var byItself = effect{"ScheduledBackup", access.BackupStart}
+
+func (j *Job) end() effect {
+	if j.By == Server {
+		return byItself
+	}
+	return ended[j.Kind]
+}
+
 // effect is one thing that the end of a job does.
 type effect struct {
 	operation string
@@ -58,7 +68,7 @@ func (s *Service) tell(ctx context.Context, hsmID, name string, j *Job, of effec
 
 // intend records what the end of a restore is about to do. An error is for the job: what cannot be recorded is not done.
 func (s *Service) intend(ctx context.Context, h *hsm.HSM, j *Job, more ...effect) error {
-	j.effects = append([]effect{ended[j.Kind]}, more...)
+	j.effects = append([]effect{j.end()}, more...)
 	for i, one := range j.effects {
 		if err := s.tell(ctx, h.ID(), h.Name(), j, one, true, false, ""); err != nil {
 			j.effects = j.effects[:i] // those whose intent stands get an outcome
@@ -72,7 +82,7 @@ func (s *Service) intend(ctx context.Context, h *hsm.HSM, j *Job, more ...effect
 func (s *Service) conclude(h *hsm.HSM, j *Job, cause error) error {
 	intended := len(j.effects) > 0
 	if !intended {
-		j.effects = []effect{ended[j.Kind]}
+		j.effects = []effect{j.end()}
 	}
 	code := ""
 	if cause != nil {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"path/filepath"
 	"time"
 
 	"strongroom/internal/audit"
@@ -17,20 +16,20 @@ import (
 
 // beginBackups makes what takes and restores backups, and ends what an earlier process did not finish.
 func (s *Server) beginBackups(ctx context.Context) error {
-	config := s.cfg.Backup.Config
-	if s.dev && len(config.Folders)+len(config.AllowedHosts)+len(config.S3) == 0 {
-		data, err := filepath.Abs(s.cfg.Data)
-		if err != nil {
+	config, own, err := s.cfg.places(s.dev)
+	if err != nil {
+		return err
+	}
+	if own != "" {
+		if err := durable.MkdirAll(own, 0o700); err != nil {
 			return err
 		}
-		folder := filepath.Join(data, "backups")
-		if err := durable.MkdirAll(folder, 0o700); err != nil {
-			return err
-		}
-		config.Folders = []string{folder}
 	}
 	places, err := target.New(config)
 	if err != nil {
+		return err
+	}
+	if s.schedules, err = s.cfg.schedules(s.dev); err != nil {
 		return err
 	}
 	s.backups = backup.New(backup.Config{
@@ -60,7 +59,11 @@ func (a *auditor) job(ctx context.Context, e backup.Event) error {
 	if a == nil {
 		return nil
 	}
-	r := audit.Record{Time: time.Now().UTC(), Request: e.Job.ID, Plane: audit.PlaneData, Principal: e.Job.By, HSM: e.HSMID, HSMName: e.HSM,
+	plane := audit.PlaneData
+	if e.Job.By == backup.Server {
+		plane = audit.PlaneServer
+	}
+	r := audit.Record{Time: time.Now().UTC(), Request: e.Job.ID, Plane: plane, Principal: e.Job.By, HSM: e.HSMID, HSMName: e.HSM,
 		Operation: e.Operation, Action: string(e.Action), Key: e.Job.Key}
 	if e.Intent {
 		r.Phase = audit.PhaseIntent
@@ -81,6 +84,8 @@ func (a *auditor) job(ctx context.Context, e backup.Event) error {
 // token, and say what to do.
 type backupStorage struct{ target.Target }
 
+var _ backup.Shelf = backupStorage{}
+
 func (b backupStorage) Create(ctx context.Context, name string) (backupset.Object, error) {
 	o, err := b.Target.Create(ctx, name)
 	if err != nil {
@@ -95,6 +100,15 @@ func (b backupStorage) Open(ctx context.Context, name string) (io.ReadCloser, er
 		return nil, shown(err)
 	}
 	return backupReader{r}, nil
+}
+
+func (b backupStorage) Folders(ctx context.Context, prefix string) ([]string, error) {
+	list, err := b.Target.Folders(ctx, prefix)
+	return list, shown(err)
+}
+
+func (b backupStorage) Delete(ctx context.Context, name string) error {
+	return shown(b.Target.Delete(ctx, name))
 }
 
 func (b backupStorage) List(ctx context.Context, folder string) ([]backupset.Info, error) {
