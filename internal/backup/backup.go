@@ -7,10 +7,12 @@ package backup
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"runtime"
+	"strings"
 	"sync"
 	"time"
 
@@ -43,6 +45,9 @@ type Config struct {
 	// RecentBackup, if not 0, is how old the newest backup of an HSM must be before it is restored over: Azure's
 	// rule, which wants half an hour. 0 asks for none: what a restore replaces is kept as a restore point.
 	RecentBackup time.Duration
+	// Record writes an event to the audit log, on disk when it returns. A restore whose intent it refuses changes nothing,
+	// and a backup whose end it refuses counts as failed. Optional.
+	Record func(ctx context.Context, e Event) error
 }
 
 // Service runs the jobs of all HSMs of one server. Safe for concurrent use.
@@ -55,16 +60,20 @@ type Service struct {
 	mu      sync.Mutex
 	running map[string]*running // by HSM ID
 	closed  bool
+	// Of schedules, by Schedule.key: how many tries failed, and when the last one did that became no job.
+	failures map[string]int64
+	tries    map[string]time.Time
 }
 
 type running struct {
 	job      Job
 	progress backupset.Progress
+	done     chan struct{} // closed when another job may begin
 }
 
 // New returns a Service without jobs. See [Service.Recover].
 func New(cfg Config) *Service {
-	s := &Service{cfg: cfg, running: map[string]*running{}}
+	s := &Service{cfg: cfg, running: map[string]*running{}, failures: map[string]int64{}, tries: map[string]time.Time{}}
 	s.ctx, s.stop = context.WithCancel(context.Background())
 	return s
 }
@@ -194,8 +203,12 @@ func (s *Service) start(ctx context.Context, h *hsm.HSM, caller access.Caller, j
 	if err != nil {
 		return Job{}, err
 	}
-
 	var storage backupset.Storage
+	release := func() {
+		if c, closes := storage.(io.Closer); closes {
+			_ = c.Close()
+		}
+	}
 	if t.URI != "" {
 		if storage, err = s.cfg.Open(ctx, t); err != nil {
 			return Job{}, err
@@ -204,53 +217,108 @@ func (s *Service) start(ctx context.Context, h *hsm.HSM, caller access.Caller, j
 		return Job{}, failure.New(failure.BadParameter, "storageResourceUri is missing: say where the backup lies")
 	}
 	if j.ID, err = newJobID(); err != nil {
+		release()
 		return Job{}, err
 	}
-	j.Status, j.Started, j.Target, j.By = InProgress, s.cfg.Now().UTC(), t.URI, caller.ObjectID
-	run := &running{job: j}
-	s.mu.Lock()
-	other, busy := s.running[h.ID()]
-	switch {
-	case s.closed:
-		s.mu.Unlock()
-		return Job{}, failure.New(failure.Unavailable, "the server is stopping; try again")
-	case busy:
-		s.mu.Unlock()
-		return Job{}, failure.Coded(failure.Conflict, "BackupOrRestoreInProgress", "a %s of this HSM is under way (job %s); one at a time, wait for its end", other.job.Kind, other.job.ID)
+	j.Status, j.Started, j.Target, j.By = InProgress, s.cfg.Now().UTC(), strings.TrimRight(t.URI, "/"), caller.ObjectID
+	run := &running{job: j, done: make(chan struct{})}
+	if err := s.enter(ctx, h.ID(), run); err != nil {
+		release()
+		return Job{}, err
 	}
-	s.running[h.ID()] = run
-	s.busy.Add(1)
-	s.mu.Unlock()
 	done := func() {
+		release()
 		s.mu.Lock()
 		delete(s.running, h.ID())
 		s.mu.Unlock()
+		close(run.done)
 		s.busy.Done()
 	}
-	if err := s.begin(ctx, h.ID(), j); err != nil {
+	if j.By == Server { // no call has a record of it
+		if err := s.intend(ctx, h, &j); err != nil {
+			done()
+			return Job{}, err
+		}
+	}
+	if err := s.begin(ctx, h, j); err != nil {
+		if j.By == Server {
+			if unrecorded := s.conclude(h, &j, err); unrecorded != nil {
+				err = errors.Join(err, unrecorded)
+			}
+		}
 		done()
 		return Job{}, err
 	}
 	s.cfg.Log.InfoContext(ctx, "job begun", "hsm", h.Name(), "job", j.ID, "kind", string(j.Kind), "by", j.By)
-	go func() {
+	go func(j Job) {
 		defer done()
-		if c, closes := storage.(io.Closer); closes {
-			defer func() { _ = c.Close() }()
-		}
-		ended, err := s.run(h, &j, storage, run, do)
-		log := s.cfg.Log.With("hsm", h.Name(), "job", j.ID, "kind", string(j.Kind))
-		if err != nil {
-			log.WarnContext(s.ctx, "job failed", "error", err)
-		} else {
-			log.InfoContext(s.ctx, "job done", "details", j.Details)
-		}
-		if !ended {
-			if _, err := s.end(h.ID(), j, err); err != nil {
-				log.ErrorContext(s.ctx, "the end of a job could not be written down", "error", err)
-			}
-		}
-	}()
+		s.finish(h, j, storage, run, do)
+	}(j)
 	return j, nil
+}
+
+// enter takes the one place that an HSM has for jobs. A job whose end can be read already, and which only has to tidy up, is
+// waited for: whoever was told that it ended may begin the next one.
+func (s *Service) enter(ctx context.Context, hsmID string, run *running) error {
+	for {
+		s.mu.Lock()
+		other, busy := s.running[hsmID]
+		if s.closed {
+			s.mu.Unlock()
+			return failure.New(failure.Unavailable, "the server is stopping; try again")
+		}
+		if !busy {
+			s.running[hsmID] = run
+			s.busy.Add(1)
+			s.mu.Unlock()
+			return nil
+		}
+		s.mu.Unlock()
+		var j Job
+		err := s.cfg.Store.View(ctx, func(r store.Reader) (err error) {
+			if sealed, there := r.Get(jobKey(hsmID, other.job.ID)); there {
+				j, err = s.read(jobKey(hsmID, other.job.ID), sealed)
+			}
+			return err
+		})
+		if err != nil {
+			return store.Failure(err)
+		}
+		if j.Ended == nil {
+			return failure.Coded(failure.Conflict, "BackupOrRestoreInProgress", "a %s of this HSM is under way (job %s); one at a time, wait for its end", other.job.Kind, other.job.ID)
+		}
+		select {
+		case <-other.done:
+		case <-ctx.Done():
+			return store.Failure(ctx.Err())
+		}
+	}
+}
+
+// finish does the work of a job and writes down how it ended, in the audit log first.
+func (s *Service) finish(h *hsm.HSM, j Job, storage backupset.Storage, run *running, do work) {
+	ended, err := s.run(h, &j, storage, run, do)
+	log := s.cfg.Log.With("hsm", h.Name(), "job", j.ID, "kind", string(j.Kind))
+	if unrecorded := s.conclude(h, &j, err); unrecorded != nil {
+		log.ErrorContext(s.ctx, "the end of a job could not be recorded", "error", unrecorded)
+		if err == nil && !ended {
+			err = failure.Wrap(failure.Unavailable, unrecorded, "it was done, and its end could not be recorded in the audit log; see that the log has space, and do it again")
+		}
+	}
+	if err != nil {
+		log.WarnContext(s.ctx, "job failed", "error", err)
+		if j.By == Server {
+			s.failed(scheduleKey(h.Name(), j.Target))
+		}
+	} else {
+		log.InfoContext(s.ctx, "job done", "details", j.Details)
+	}
+	if ended {
+		return
+	}
+	if err := s.end(h.ID(), j, err); err != nil {
+		log.ErrorContext(s.ctx, "the end of a job could not be written down", "error", err)
+	}
 }
 
 // run does the work. A panic in it is the end of the job and not of the server.

@@ -1,10 +1,12 @@
 package backup
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 	"sync"
@@ -25,8 +27,8 @@ const batch = 500
 // source is a backup that was opened for an HSM of its domain.
 type source struct {
 	*backupset.Backup
-	h        *hsm.HSM
 	domain   string
+	parts    hsm.Parts
 	salt     []byte // under which its keys are exported
 	contents hsm.Contents
 	counts   map[string]int64
@@ -46,7 +48,11 @@ func (s *Service) open(ctx context.Context, h *hsm.HSM, j *Job, storage backupse
 	if err := b.CheckDomain(domain); err != nil {
 		return nil, err
 	}
-	return &source{Backup: b, h: h, domain: domain, counts: map[string]int64{}}, nil
+	parts, err := h.Parts()
+	if err != nil {
+		return nil, err
+	}
+	return &source{Backup: b, domain: domain, parts: parts, counts: map[string]int64{}}, nil
 }
 
 // verify reads the whole backup, opens everything and checks everything that can be checked without changing the HSM (B2).
@@ -59,7 +65,7 @@ func (src *source) verify(ctx context.Context, progress func(backupset.Progress)
 	if err != nil {
 		return err
 	}
-	for r, err := range src.Records(ctx, src.domain, src.h, progress) {
+	for r, err := range src.Records(ctx, src.domain, src.parts, progress) {
 		if err != nil {
 			return err
 		}
@@ -82,11 +88,14 @@ func (src *source) take(r backupset.Record, key func(keys.Copy) error) error {
 	switch r.Kind {
 	case kindHSM:
 		var body hsmBody
-		if err := json.Unmarshal(r.Body, &body); err != nil || len(body.Salt) != engine.SaltSize || src.salt != nil || body.Served < 0 {
-			return wrong("the record of its HSM is none", err)
+		var version struct {
+			V int `json:"v"`
 		}
-		if body.V != bodyVersion {
-			return failure.New(failure.Unsupported, "the backup has records of version %d, and this server reads %d; use a newer server", body.V, bodyVersion)
+		if err := json.Unmarshal(r.Body, &version); err == nil && version.V > bodyVersion {
+			return failure.New(failure.Unsupported, "the backup has records of version %d, and this server reads %d; use a newer server", version.V, bodyVersion)
+		}
+		if err := strict(r.Body, &body); err != nil || body.V != bodyVersion || len(body.Salt) != engine.SaltSize || src.salt != nil || body.Served < 0 || body.Served > maxServed || len(body.Settings) > maxSettings {
+			return wrong("the record of its HSM is none", err)
 		}
 		src.salt, src.contents.Served = body.Salt, body.Served
 		for name, on := range body.Settings {
@@ -94,20 +103,20 @@ func (src *source) take(r backupset.Record, key func(keys.Copy) error) error {
 		}
 	case kindDefinition:
 		var body definitionBody
-		if err := json.Unmarshal(r.Body, &body); err != nil {
+		if err := strict(r.Body, &body); err != nil {
 			return wrong("a role definition in it is none", err)
 		}
-		if len(src.contents.Definitions) > access.MaxDefinitions {
+		if len(src.contents.Definitions) >= access.MaxDefinitions {
 			return wrong("it has too many role definitions", nil)
 		}
 		src.contents.Definitions = append(src.contents.Definitions, access.Role{ID: r.Name, Name: body.Name, Description: body.Description,
 			DataActions: body.DataActions, NotDataActions: body.NotDataActions, Scopes: body.Scopes, Custom: true})
 	case kindAssignment:
 		var body assignmentBody
-		if err := json.Unmarshal(r.Body, &body); err != nil {
+		if err := strict(r.Body, &body); err != nil {
 			return wrong("a role assignment in it is none", err)
 		}
-		if len(src.contents.Assignments) > maxAssignments {
+		if len(src.contents.Assignments) >= maxAssignments {
 			return wrong("it has too many role assignments", nil)
 		}
 		src.contents.Assignments = append(src.contents.Assignments, access.Assignment{Name: r.Name, PrincipalID: body.Principal, RoleDefinitionID: body.Role, Scope: body.Scope})
@@ -128,7 +137,25 @@ func (src *source) take(r backupset.Record, key func(keys.Copy) error) error {
 	return nil
 }
 
-const maxAssignments = 20_000
+// Bounds of what a backup brings besides keys.
+const (
+	maxAssignments = 20_000
+	maxSettings    = 64
+	maxServed      = 1 << 40 // seconds: 35,000 years
+)
+
+// strict reads the body of a record. A member that is not known would be lost by a restore, so it is refused.
+func strict(text []byte, into any) error {
+	d := json.NewDecoder(bytes.NewReader(text))
+	d.DisallowUnknownFields()
+	if err := d.Decode(into); err != nil {
+		return errors.New("the JSON does not have the expected form") // the decoder's text may quote the input
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return errors.New("something follows the JSON")
+	}
+	return nil
+}
 
 func alike(a keys.CopyVersion, b backupset.Version) bool {
 	return a.ID == b.ID && string(a.Type) == b.Type && a.Bits == b.Bits && a.Curve == b.Curve && a.Enabled == b.Enabled && (a.Check == "" || b.Check == "" || a.Check == b.Check)
@@ -155,8 +182,9 @@ func (s *Service) restore(ctx context.Context, h *hsm.HSM, j *Job, storage backu
 	if err != nil {
 		return false, err
 	}
+	committed := false
 	defer func() {
-		if err != nil {
+		if !committed { // by an error or a panic
 			// The job's context may be what ended it.
 			if e := r.Abandon(context.WithoutCancel(ctx)); e != nil {
 				s.cfg.Log.ErrorContext(ctx, "a restore that failed could not be given up; a restart of the server does that", "hsm", h.Name(), "job", j.ID, "error", e)
@@ -175,8 +203,18 @@ func (s *Service) restore(ctx context.Context, h *hsm.HSM, j *Job, storage backu
 	if _, among := access.Administrators(src.contents.Assignments, j.By); !among {
 		j.Details += ". The caller is no administrator any more"
 	}
-	err = r.Commit(ctx, src.contents, func(w store.Writer) error { return s.succeed(w, h, j) })
-	return err == nil, err
+	effects := []effect{{opRoles, access.AssignmentsWrite}}
+	if src.counts[kindDeletedKey] > 0 {
+		effects = append(effects, effect{opDeletedKeys, access.RestoreStart})
+	}
+	if err := s.intend(ctx, h, j, effects...); err != nil {
+		return false, err
+	}
+	if err := r.Commit(ctx, src.contents, func(w store.Writer) error { return s.succeed(w, h, j) }); err != nil {
+		return false, err
+	}
+	committed = true
+	return true, nil
 }
 
 // succeed writes the success of a job down in the transaction that makes it one.
@@ -195,20 +233,25 @@ func (s *Service) fill(ctx context.Context, src *source, r *hsm.Restore, progres
 		var group sync.WaitGroup
 		for n := range workers() {
 			group.Go(func() {
+				defer func() {
+					if p := recover(); p != nil { // nobody else would, and the server would end (R4)
+						errs[n] = failure.Wrap(failure.Internal, fmt.Errorf("panic: %T", p), "the restore failed for a reason that is our mistake; nothing was changed")
+					}
+				}()
 				for i := n; i < len(bodies) && errs[n] == nil; i += workers() {
 					list[i], errs[n] = r.Prepare(ctx, src.salt, bodies[i])
 				}
 			})
 		}
 		group.Wait()
-		if err := errors.Join(errs...); err != nil {
-			return firstOf(errs)
+		if err := firstOf(errs); err != nil {
+			return err
 		}
 		return r.Fill(ctx, src.contents.Served, list)
 	}
 	var bodies [][]byte
 	size := 0
-	for rec, err := range src.Records(ctx, src.domain, src.h, progress) {
+	for rec, err := range src.Records(ctx, src.domain, src.parts, progress) {
 		if err != nil {
 			return err
 		}
@@ -269,25 +312,42 @@ func (s *Service) checkRestore(ctx context.Context, h *hsm.HSM, j *Job, storage 
 	var added, changed, removed names
 	same := int64(0)
 	there := map[string]bool{}
-	err = h.Snapshot(ctx, func(snap *hsm.Snapshot) error {
-		err := src.verify(ctx, progress, func(c keys.Copy) error {
-			there[strings.ToLower(c.Name)] = true
-			found, alike, err := snap.Same(ctx, c)
-			switch {
-			case err != nil:
-				return err
-			case !found:
-				added.add(c.Name)
-			case !alike:
-				changed.add(c.Name)
-			default:
-				same++
+	// The store is asked batch by batch: reading a backup takes as long as its store likes, and no transaction may wait for that.
+	var some []keys.Copy
+	compare := func() error {
+		defer func() { some = some[:0] }()
+		return h.Snapshot(ctx, func(snap *hsm.Snapshot) error {
+			for _, c := range some {
+				found, alike, err := snap.Same(ctx, c)
+				switch {
+				case err != nil:
+					return err
+				case !found:
+					added.add(c.Name)
+				case !alike:
+					changed.add(c.Name)
+				default:
+					same++
+				}
 			}
 			return nil
 		})
-		if err != nil {
-			return err
+	}
+	err = src.verify(ctx, progress, func(c keys.Copy) error {
+		there[strings.ToLower(c.Name)] = true
+		c.Body = nil
+		if some = append(some, c); len(some) == batch {
+			return compare()
 		}
+		return nil
+	})
+	if err == nil {
+		err = compare()
+	}
+	if err != nil {
+		return false, err
+	}
+	err = h.Snapshot(ctx, func(snap *hsm.Snapshot) error {
 		return snap.Names(ctx, func(name string) error {
 			if !there[strings.ToLower(name)] {
 				removed.add(name)
@@ -358,6 +418,9 @@ func (s *Service) restoreKey(ctx context.Context, h *hsm.HSM, j *Job, storage ba
 	j.Records = 1
 	// The words of the service, which counts so.
 	j.Details = fmt.Sprintf("Number of successful key versions restored: %d, Number of key versions could not overwrite: 0", len(c.Versions))
+	if err := s.intend(ctx, h, j); err != nil {
+		return false, err
+	}
 	_, err = h.RestoreKey(ctx, src.salt, found, func(w store.Writer) error { return s.succeed(w, h, j) })
 	return err == nil, err
 }

@@ -12,7 +12,9 @@ import (
 	"strings"
 	"time"
 
+	"strongroom/internal/engine"
 	"strongroom/internal/failure"
+	"strongroom/internal/hsm"
 	"strongroom/internal/store"
 	"strongroom/secret"
 )
@@ -62,6 +64,8 @@ type Job struct {
 	Code    string     `json:"code,omitempty"` // of a failure
 	Message string     `json:"message,omitempty"`
 	Records int64      `json:"records,omitempty"`
+
+	effects []effect // what was recorded as intended
 }
 
 const (
@@ -127,14 +131,23 @@ func (s *Service) jobs(r store.Reader, hsmID string) (list []Job, err error) {
 }
 
 // begin writes a new job down, and forgets the oldest beyond the limit.
-func (s *Service) begin(ctx context.Context, hsmID string, j Job) error {
+func (s *Service) begin(ctx context.Context, h *hsm.HSM, j Job) error {
+	hsmID := h.ID()
 	return store.Failure(s.cfg.Store.Update(ctx, func(w store.Writer) error {
+		if err := h.Alive(w); err != nil {
+			return err
+		}
 		list, err := s.jobs(w, hsmID)
 		if err != nil {
 			return err
 		}
+		newest := map[string]bool{} // of each schedule: by it is known what is due
 		for i, old := range list {
-			if i >= maxJobs-1 {
+			kept := old.scheduled(old.Target) && old.Status == Succeeded && !newest[old.Target]
+			if kept {
+				newest[old.Target] = true
+			}
+			if i >= maxJobs-1 && !kept {
 				w.Delete(jobKey(hsmID, old.ID))
 			}
 		}
@@ -143,16 +156,20 @@ func (s *Service) begin(ctx context.Context, hsmID string, j Job) error {
 }
 
 // end writes down how a job ended. cause is nil if it went well.
-func (s *Service) end(hsmID string, j Job, cause error) (Job, error) {
+func (s *Service) end(hsmID string, j Job, cause error) error {
 	now := s.cfg.Now().UTC()
 	j.Ended, j.Status = &now, Succeeded
 	if cause != nil {
-		j.Status = Failed
+		j.Status, j.Details, j.Records = Failed, "", 0 // they would say what did not come to be
 		j.Code, j.Message = describe(cause)
 	}
 	// Not under the job's context: that may be what ended it.
-	err := s.cfg.Store.Update(context.Background(), func(w store.Writer) error { return s.put(w, hsmID, j) })
-	return j, store.Failure(err)
+	return store.Failure(s.cfg.Store.Update(context.Background(), func(w store.Writer) error {
+		if _, there := w.Get(jobKey(hsmID, j.ID)); !there {
+			return nil // the HSM was purged meanwhile, and nothing of it may stay
+		}
+		return s.put(w, hsmID, j)
+	}))
 }
 
 // describe is what the caller is told of a failure. What is none of ours is not shown: it may quote a token.
@@ -163,6 +180,9 @@ func describe(err error) (code, message string) {
 			code = strings.ReplaceAll(strings.Title(string(f.Kind)), " ", "") //nolint:staticcheck // ASCII words of our own
 		}
 		return code, f.Message
+	}
+	if errors.Is(err, engine.ErrClosed) {
+		return "Interrupted", "the HSM was deleted, or the server was stopped, before it was done; nothing was changed"
 	}
 	if errors.Is(err, context.Canceled) {
 		return "Interrupted", "the server was stopped before it was done; nothing was changed, start it again"
@@ -180,6 +200,7 @@ func (s *Service) Recover(ctx context.Context) error {
 		return err
 	}
 	for _, info := range slices.Concat(living, deleted) {
+		var cut []Job
 		err := s.cfg.Store.Update(ctx, func(w store.Writer) error {
 			list, err := s.jobs(w, info.ID)
 			if err != nil {
@@ -200,11 +221,18 @@ func (s *Service) Recover(ctx context.Context) error {
 				if err := s.put(w, info.ID, j); err != nil {
 					return err
 				}
+				cut = append(cut, j)
 			}
 			return nil
 		})
 		if err != nil {
 			return store.Failure(err)
+		}
+		for _, j := range cut {
+			if err := s.tell(ctx, info.ID, info.Name, &j, j.end(), false, j.By == Server, j.Code); err != nil {
+				// A server starts on a full disk too, and refuses calls then.
+				s.cfg.Log.ErrorContext(ctx, "the end of a job could not be recorded", "hsm", info.Name, "job", j.ID, "error", err)
+			}
 		}
 	}
 	return nil

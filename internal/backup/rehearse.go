@@ -15,7 +15,7 @@ func (s *Service) Rehearse(ctx context.Context, h *hsm.HSM, storage backupset.St
 		return "", err
 	}
 	j := Job{ID: id, Kind: FullRestore, Status: InProgress, Folder: folder, Started: s.cfg.Now().UTC()}
-	if err := s.begin(ctx, h.ID(), j); err != nil {
+	if err := s.begin(ctx, h, j); err != nil {
 		return "", err
 	}
 	_, err = s.restore(ctx, h, &j, storage, progress)

@@ -20,8 +20,12 @@ func (s *Service) backup(ctx context.Context, h *hsm.HSM, j *Job, storage backup
 	if err != nil {
 		return false, err
 	}
+	parts, err := h.Parts()
+	if err != nil {
+		return false, err
+	}
 	w, err := backupset.New(ctx, backupset.Options{
-		Storage: storage, Folder: j.Folder, Domain: domain, HSM: h.Name(), HSMID: h.ID(), Sealer: h, Sign: h.Sign,
+		Storage: storage, Folder: j.Folder, Domain: domain, HSM: h.Name(), HSMID: h.ID(), Sealer: parts, Sign: h.Sign,
 		Rand: rand.Reader, Clock: s.cfg.Now, Program: s.cfg.Program, Progress: progress,
 	})
 	if err != nil {

@@ -60,7 +60,9 @@ const (
 
 // Names of objects in a folder, beside the parts.
 const (
-	manifestName  = "manifest"
+	// ManifestName is the object without which a backup is unfinished.
+	ManifestName  = "manifest"
+	manifestName  = ManifestName
 	inventoryName = "inventory"
 )
 

@@ -3,6 +3,8 @@ package hsm_test
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"maps"
 	"os"
 	"path/filepath"
@@ -15,6 +17,7 @@ import (
 	"strongroom/internal/seal"
 	"strongroom/internal/store"
 	"strongroom/internal/store/memory"
+	"strongroom/secret"
 )
 
 // golden is a server's database as version 1 wrote it. testdata/README.md says what is in it.
@@ -163,5 +166,85 @@ func TestVersion1IsWhatIsWritten(t *testing.T) {
 	}
 	if want, got := members(then), members(now); !slices.Equal(want, got) || len(want) < 20 {
 		t.Errorf("the record now has members\n%q\nand had\n%q", got, want)
+	}
+}
+
+// A record of version 2, of an HSM that is being restored and was before, has these members, and version 1 has none of them.
+func TestPlacesOfVersion2(t *testing.T) {
+	w := activated(t, "alpha")
+	id := w.info("alpha").ID
+	places := func() string {
+		t.Helper()
+		var now struct {
+			V                                    int
+			Places, Current, Restoring, Previous json.RawMessage
+		}
+		err := w.store.View(t.Context(), func(r store.Reader) error {
+			raw, _ := r.Get("hsm/" + id + "/record")
+			plain, err := w.seal.Unwrap(raw, "hsm/"+id+"/record")
+			if err != nil {
+				return err
+			}
+			text := map[string]json.RawMessage{}
+			if err := json.Unmarshal(plain.Reveal(), &text); err != nil {
+				return err
+			}
+			now.Places, now.Current, now.Restoring, now.Previous = text["places"], text["current_place"], text["restoring"], text["restore_point"]
+			return json.Unmarshal(text["v"], &now.V)
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return fmt.Sprintf("%d %s %s %s %s", now.V, now.Places, now.Current, now.Restoring, now.Previous)
+	}
+	at := w.now.UTC().Format(time.RFC3339Nano)
+	b := take(t, w.open("alpha"))
+	check := func(want string) {
+		t.Helper()
+		if got := places(); got != want {
+			t.Errorf("got  %s\nwant %s", got, want)
+		}
+	}
+	check("1    ")
+	restore(t, w.open("alpha"), "job-1", b)
+	check(`2 1 1  {"job":"job-1","place":0,"replaced":"` + at + `"}`)
+	r := begin(t, w.open("alpha"), "job-2")
+	check(`2 2 1 {"job":"job-2","place":2,"started":"` + at + `"} {"job":"job-1","place":0,"replaced":"` + at + `"}`)
+	if err := r.Abandon(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.open("alpha").UndoRestore(t.Context(), admin); err != nil {
+		t.Fatal(err)
+	}
+	check(`2 2   {"job":"job-1","place":1,"replaced":"` + at + `"}`)
+
+	// What contradicts itself is refused.
+	path := "hsm/" + id + "/record"
+	put := func(sealed []byte) {
+		t.Helper()
+		err := w.store.Update(t.Context(), func(tx store.Writer) error { tx.Put(path, sealed); return nil })
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	good := w.dump()[path]
+	plain, err := w.seal.Unwrap(good, path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := string(plain.Reveal())
+	for _, wrong := range []string{`"v":1`, `"current_place":3`, `"current_place":1`, `"places":0`, `"restoring":{"job":"j","place":1,"started":"` + at + `"}`, `"restore_point":{"job":"j","place":7,"replaced":"` + at + `"}`} {
+		sealed, err := w.seal.Wrap(secret.New([]byte(text[:len(text)-1]+","+wrong+"}")), path) // of two members of a name the second counts
+		if err != nil {
+			t.Fatal(err)
+		}
+		put(sealed)
+		if _, err := w.service.Get(t.Context(), "alpha"); !errors.Is(err, failure.Tampered) {
+			t.Errorf("%s: %v", wrong, err)
+		}
+	}
+	put(good)
+	if _, err := w.service.Get(t.Context(), "alpha"); err != nil {
+		t.Errorf("the record as it was: %v", err)
 	}
 }

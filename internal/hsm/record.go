@@ -146,6 +146,14 @@ func (r *record) restored() bool {
 	return r.Places != 0 || r.Current != 0 || r.Restoring != nil || r.Previous != nil
 }
 
+// placesHold reports whether the places make sense: no two uses of one place, and none that was never made.
+func (r *record) placesHold() bool {
+	made := func(n int) bool { return 0 <= n && n <= r.Places }
+	return made(r.Current) &&
+		(r.Restoring == nil || r.Restoring.Place == r.Places && r.Restoring.Place != r.Current) &&
+		(r.Previous == nil || made(r.Previous.Place) && r.Previous.Place != r.Current && (r.Restoring == nil || r.Previous.Place != r.Restoring.Place))
+}
+
 // load reads and checks a record. A record under another HSM's key, of an unknown version or in a state that
 // its parts do not fit is refused: nothing in here is guessed.
 func (s *Service) load(r store.Reader, id string) (*record, error) {
@@ -164,7 +172,7 @@ func (s *Service) load(r store.Reader, id string) (*record, error) {
 	if rec.V < 1 || rec.V > recordVersion {
 		return nil, failure.New(failure.Unsupported, "the record of HSM %s has version %d, and this server reads 1 to %d; run the release that wrote it", id, rec.V, recordVersion)
 	}
-	whole := rec.ID == id && rec.Name != "" && 0 <= rec.Current && rec.Current <= rec.Places && (rec.V > 1 || !rec.restored())
+	whole := rec.ID == id && rec.Name != "" && rec.placesHold() && (rec.V > 1 || !rec.restored())
 	switch rec.State {
 	case Provisioned:
 		whole = whole && rec.Domain == nil && rec.Exchange == nil

@@ -2,6 +2,7 @@ package hsm
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -224,11 +225,16 @@ func (r *Restore) Commit(ctx context.Context, c Contents, also func(store.Writer
 func (r *Restore) Abandon(ctx context.Context) error {
 	defer r.keys.Close()
 	return store.Failure(r.h.s.cfg.Store.Update(ctx, func(w store.Writer) error {
-		rec, err := r.under(w)
-		if err != nil {
+		rec, err := r.h.s.load(w, r.h.id)
+		switch {
+		case errors.Is(err, failure.NotFound):
+			return nil // purged, and the place with it
+		case err != nil:
 			return err
+		case rec.Restoring == nil || rec.Restoring.Job != r.job:
+			return nil
 		}
-		rec.Restoring = nil
+		rec.Restoring = nil // of a deleted HSM too: it may be recovered
 		return r.h.s.save(w, rec, r.h.s.cfg.Now().UTC())
 	}))
 }
@@ -258,22 +264,20 @@ func (s *Service) AbandonRestores(ctx context.Context) (map[string]string, error
 	return jobs, nil
 }
 
-// SealBackup and OpenBackup are those of the domain's engine (see engine.Engine): for the parts of a backup.
-func (h *HSM) SealBackup(ctx context.Context, salt, header, plaintext []byte) ([]byte, error) {
-	eng, err := h.s.engine(h.id)
-	if err != nil {
-		return nil, err
-	}
-	return eng.SealBackup(ctx, salt, header, plaintext)
+// Parts seals and opens the parts of a backup.
+type Parts interface {
+	SealBackup(ctx context.Context, salt, header, plaintext []byte) ([]byte, error)
+	OpenBackup(ctx context.Context, salt, header, sealed []byte) ([]byte, error)
 }
 
-// OpenBackup is the way back.
-func (h *HSM) OpenBackup(ctx context.Context, salt, header, sealed []byte) ([]byte, error) {
-	eng, err := h.s.engine(h.id)
-	if err != nil {
-		return nil, err
-	}
-	return eng.OpenBackup(ctx, salt, header, sealed)
+// Parts are those of the engine that the HSM has now (see engine.Engine). They read no store, so they can be used in a
+// [HSM.Snapshot]; they are engine.ErrClosed once the HSM is deleted.
+func (h *HSM) Parts() (Parts, error) { return h.s.engine(h.id) }
+
+// Alive refuses where the HSM is not there any more, or is being restored, or was. For transactions of others.
+func (h *HSM) Alive(r store.Reader) error {
+	_, err := h.there(r)
+	return err
 }
 
 // RestoreKey brings one key of a backup back; see keys.Mover. also is part of its transaction.
@@ -355,36 +359,33 @@ var belowPlace = []string{"key/", "deletedkey/", "keyver/", "keypolicy/", "keyco
 // clearPlaces removes what places hold that are not needed any more: of restores that were given up, and of restore points
 // whose time is over. It does so in many small transactions, so that nobody waits for it.
 func (s *Service) clearPlaces(ctx context.Context, id string) error {
-	var rec *record
-	if err := s.cfg.Store.View(ctx, func(r store.Reader) (err error) { rec, err = s.load(r, id); return err }); err != nil {
-		return store.Failure(err)
-	}
-	if rec.Places == 0 {
-		return nil
-	}
-	var unused []int
-	err := s.cfg.Store.Update(ctx, func(w store.Writer) error {
-		rec, err := s.load(w, id)
-		if err != nil {
-			return err
-		}
-		now := s.cfg.Now().UTC()
-		if point := rec.restorePoint(); point != nil && !now.Before(point.Until) {
-			rec.Previous = nil
-			if err := s.save(w, rec, now); err != nil {
-				return err
-			}
-		}
-		for n := range rec.Places + 1 {
-			if n == rec.Current || rec.Previous != nil && n == rec.Previous.Place || rec.Restoring != nil && n == rec.Restoring.Place {
-				continue
-			}
-			unused = append(unused, n)
-		}
-		return nil
+	over := false
+	unused, err := s.unusedPlaces(ctx, id, func(rec *record) {
+		point := rec.restorePoint()
+		over = point != nil && !s.cfg.Now().Before(point.Until)
 	})
 	if err != nil {
-		return store.Failure(err)
+		return err
+	}
+	if over {
+		err := s.cfg.Store.Update(ctx, func(w store.Writer) error {
+			rec, err := s.load(w, id)
+			if err != nil {
+				return err
+			}
+			now := s.cfg.Now().UTC()
+			if point := rec.restorePoint(); point == nil || now.Before(point.Until) {
+				return nil // another restore or an undo came in between
+			}
+			rec.Previous = nil
+			return s.save(w, rec, now)
+		})
+		if err != nil {
+			return store.Failure(err)
+		}
+		if unused, err = s.unusedPlaces(ctx, id, func(*record) {}); err != nil {
+			return err
+		}
 	}
 	const most = 500 // records of one transaction
 	for _, n := range unused {
@@ -409,4 +410,33 @@ func (s *Service) clearPlaces(ctx context.Context, id string) error {
 		}
 	}
 	return nil
+}
+
+// unusedPlaces are those that hold something and that nobody will use again. look is shown the record.
+func (s *Service) unusedPlaces(ctx context.Context, id string, look func(*record)) (unused []int, err error) {
+	err = s.cfg.Store.View(ctx, func(r store.Reader) error {
+		rec, err := s.load(r, id)
+		if err != nil {
+			return err
+		}
+		look(rec)
+		for n := range rec.Places + 1 {
+			if n == rec.Current || rec.Previous != nil && n == rec.Previous.Place || rec.Restoring != nil && n == rec.Restoring.Place {
+				continue
+			}
+			for _, kind := range belowPlace {
+				holds := false
+				for range r.Scan("hsm/"+placeName(id, n)+"/"+kind, "") {
+					holds = true
+					break
+				}
+				if holds {
+					unused = append(unused, n)
+					break
+				}
+			}
+		}
+		return nil
+	})
+	return unused, store.Failure(err)
 }

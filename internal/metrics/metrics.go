@@ -1,5 +1,5 @@
 // Package metrics counts what a server does, in the form that Prometheus reads. Labels are the names of HSMs and of
-// operations and status codes, all from bounded sets: nothing that a caller sends becomes one.
+// operations, status codes, and places of the configuration, all from bounded sets: nothing that a caller sends becomes one.
 package metrics
 
 import (
@@ -26,6 +26,15 @@ type Sources struct {
 	Tokens func() (remembered, verified uint64)
 	// Audit says how the audit log is.
 	Audit func() Audit
+	// Backups says how the schedules of backups stand.
+	Backups func() []Backup
+}
+
+// Backup is what is shown of one schedule.
+type Backup struct {
+	HSM, To    string
+	Age, Every time.Duration // since the newest backup that was read back; from one to the next
+	Failures   int64
 }
 
 // Audit is what is shown of the audit log.
@@ -90,6 +99,9 @@ var (
 	descState      = prometheus.NewDesc("strongroom_hsm_state", "1 for the state that an HSM is in.", []string{"hsm", "state"}, nil)
 	descKeys       = prometheus.NewDesc("strongroom_hsm_keys", "Keys of an HSM, deleted ones too.", []string{"hsm"}, nil)
 	descTokens     = prometheus.NewDesc("strongroom_tokens_total", "Checks of tokens that let somebody in, by how they were made; a request has two.", []string{"check"}, nil)
+	descAge        = prometheus.NewDesc("strongroom_backup_verified_age_seconds", "Time since the newest backup by schedule that was read back without a finding was begun; since the process began if there is none.", []string{"hsm", "to"}, nil)
+	descEvery      = prometheus.NewDesc("strongroom_backup_every_seconds", "Time from one backup by schedule to the next.", []string{"hsm", "to"}, nil)
+	descFailures   = prometheus.NewDesc("strongroom_backup_failures_total", "Backups by schedule that failed or could not begin.", []string{"hsm", "to"}, nil)
 	descWaiting    = prometheus.NewDesc("strongroom_audit_waiting", "Audit records that wait to be durable.", nil, nil)
 	descFailed     = prometheus.NewDesc("strongroom_audit_failed", "1 while the audit log cannot be written and operations are refused.", nil, nil)
 	descUnrecorded = prometheus.NewDesc("strongroom_audit_unrecorded_total", "Calls without a good token, and throttled ones, that came faster than they are recorded.", nil, nil)
@@ -117,6 +129,13 @@ func (c sampler) Collect(out chan<- prometheus.Metric) {
 		remembered, verified := c.s.Tokens()
 		out <- prometheus.MustNewConstMetric(descTokens, prometheus.CounterValue, float64(remembered), "remembered")
 		out <- prometheus.MustNewConstMetric(descTokens, prometheus.CounterValue, float64(verified), "signature")
+	}
+	if c.s.Backups != nil {
+		for _, b := range c.s.Backups() {
+			gauge(descAge, b.Age.Seconds(), b.HSM, b.To)
+			gauge(descEvery, b.Every.Seconds(), b.HSM, b.To)
+			out <- prometheus.MustNewConstMetric(descFailures, prometheus.CounterValue, float64(b.Failures), b.HSM, b.To)
+		}
 	}
 	if c.s.Audit != nil {
 		a := c.s.Audit()

@@ -30,6 +30,7 @@ func TestScrape(t *testing.T) {
 		HSMs:    func() []HSM { return []HSM{{"alpha", "activated", keys}, {"beta", "provisioned", -1}} },
 		Tokens:  func() (uint64, uint64) { return 7, 2 },
 		Audit:   func() Audit { return Audit{Waiting: 5, Failed: failed, Unrecorded: 7} },
+		Backups: func() []Backup { return []Backup{{"alpha", "s3://b", time.Minute, time.Hour, 2}} },
 	})
 	end := m.Begin()
 	m.Observe("alpha", "Sign", 200, 2*time.Millisecond)
@@ -49,6 +50,9 @@ func TestScrape(t *testing.T) {
 		`strongroom_hsm_keys{hsm="alpha"} 3`,
 		`strongroom_tokens_total{check="remembered"} 7`,
 		`strongroom_tokens_total{check="signature"} 2`,
+		`strongroom_backup_verified_age_seconds{hsm="alpha",to="s3://b"} 60`,
+		`strongroom_backup_every_seconds{hsm="alpha",to="s3://b"} 3600`,
+		`strongroom_backup_failures_total{hsm="alpha",to="s3://b"} 2`,
 		`strongroom_audit_waiting 5`,
 		`strongroom_audit_failed 0`,
 		`strongroom_audit_unrecorded_total 7`,
@@ -74,7 +78,8 @@ func TestScrape(t *testing.T) {
 
 // The example alerts and dashboard name metrics that there are.
 func TestExamplesNameRealMetrics(t *testing.T) {
-	m := New(Sources{Version: "v", HSMs: func() []HSM { return []HSM{{"a", "activated", 1}} }, Tokens: func() (uint64, uint64) { return 0, 0 }, Audit: func() Audit { return Audit{} }})
+	m := New(Sources{Version: "v", HSMs: func() []HSM { return []HSM{{"a", "activated", 1}} }, Tokens: func() (uint64, uint64) { return 0, 0 }, Audit: func() Audit { return Audit{} },
+		Backups: func() []Backup { return []Backup{{"a", "b", 1, 1, 1}} }})
 	m.Observe("a", "Sign", 200, time.Millisecond)
 	text := scrape(t, m)
 	named := regexp.MustCompile(`\b(?:strongroom|process)_[a-z_]+`)

@@ -3,9 +3,11 @@ package server
 import (
 	"context"
 	"crypto"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"io/fs"
+	"log/slog"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -14,9 +16,15 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"strongroom/internal/access"
 	"strongroom/internal/audit"
+	"strongroom/internal/backup"
+	"strongroom/internal/hsm"
 	"strongroom/internal/record"
+	"strongroom/internal/seal"
+	"strongroom/internal/store/memory"
 )
 
 // publicKey is the key that DATA/audit-key.pem has.
@@ -164,5 +172,45 @@ func TestEntryOfACall(t *testing.T) {
 		HSM: "id", HSMName: "name", Operation: "operation", Action: "action", Key: "key", Version: "version", Authority: "authority", Recipient: "recipient"}
 	if got != want {
 		t.Errorf("got  %+v\nwant %+v", got, want)
+	}
+}
+
+// Covers L2, B5: what a job does when nobody calls is in the log, under the job and whoever began it.
+func TestJobsAreInTheLog(t *testing.T) {
+	dir := t.TempDir()
+	sl, err := seal.CreateFile(filepath.Join(dir, "seal.json"), rand.Reader)
+	must(t, err)
+	st := memory.New()
+	log := slog.New(slog.DiscardHandler)
+	hsms := hsm.New(hsm.Config{Store: st, Seal: sl, Authorizer: access.NewAuthorizer(st, sl), Now: time.Now, Rand: rand.Reader, Log: log})
+	defer hsms.Close()
+	a, err := Config{Data: dir}.openAudit(t.Context(), st, sl, hsms, log, false)
+	must(t, err)
+	j := backup.Job{ID: "job", By: "principal", Key: "key"}
+	for _, e := range []backup.Event{
+		{Job: j, HSM: "name", HSMID: "id", Operation: "FullRestoreRoles", Action: access.AssignmentsWrite, Intent: true},
+		{Job: j, HSM: "name", HSMID: "id", Operation: "FullRestoreRoles", Action: access.AssignmentsWrite, Intended: true, Took: time.Second},
+		{Job: j, HSM: "name", HSMID: "id", Operation: "FullBackupEnded", Action: access.BackupStart, Code: "Interrupted"},
+	} {
+		must(t, a.job(t.Context(), e))
+	}
+	must(t, a.close())
+	want := audit.Record{Kind: audit.KindCall, Phase: audit.PhaseIntent, Request: "job", Plane: audit.PlaneData, Principal: "principal", HSM: "id", HSMName: "name", Operation: "FullRestoreRoles",
+		Action: string(access.AssignmentsWrite), Key: "key"}
+	second, third := want, want
+	second.Number, second.Phase, second.Outcome, second.Duration = 1, audit.PhaseOutcome, audit.Allowed, 1_000_000
+	third.Number, third.Phase, third.Operation, third.Action, third.Outcome, third.Code = 2, "", "FullBackupEnded", string(access.BackupStart), audit.Failed, "Interrupted"
+	got := recorded(t, filepath.Join(dir, "audit"))
+	for i := range got {
+		got[i].Time = time.Time{}
+	}
+	if d := cmp.Diff([]audit.Record{want, second, third}, got); d != "" {
+		t.Errorf("(-want +got):\n%s", d)
+	}
+	if err := a.job(t.Context(), backup.Event{Operation: "FullRestoreEnded", Intent: true}); err == nil {
+		t.Error("a log that is closed took a record")
+	}
+	if err := (*auditor)(nil).job(t.Context(), backup.Event{}); err != nil {
+		t.Errorf("without a log: %v", err)
 	}
 }

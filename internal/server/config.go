@@ -155,6 +155,22 @@ type BackupConfig struct {
 	// RecentMinutes is how old the newest backup of an HSM must be at least before that HSM is restored over; Azure
 	// wants 30. Default 0: none is wanted, because what a restore replaces is kept and can be brought back.
 	RecentMinutes int `toml:"restore_wants_backup_minutes"`
+	// Schedules are backups that the server takes by itself.
+	Schedules []ScheduleConfig `toml:"schedule"`
+}
+
+// ScheduleConfig is a full backup of one HSM, again and again, each read back after it was written.
+type ScheduleConfig struct {
+	// HSM is the name of the HSM. It may be made later.
+	HSM string `toml:"hsm"`
+	// To is the place, one that the other settings allow: file:///FOLDER, https://ACCOUNT.HOST/CONTAINER or s3://BUCKET/PREFIX.
+	To string `toml:"to"`
+	// SASFile holds the SAS token of a container, for its owner alone to read. It is read for each backup.
+	SASFile string `toml:"sas_file"`
+	// Every is the time from one backup to the next: 5m to 744h, as 24h.
+	Every string `toml:"every"`
+	// Keep is how many finished backups of the HSM stay in the place, whoever made them; older ones are removed. Default 7.
+	Keep int `toml:"keep"`
 }
 
 // AttestationConfig is one attestation authority.
@@ -342,6 +358,9 @@ func loadConfig(o Options) (Config, error) {
 		return c, err
 	}
 	if err := c.Backup.Check(); err != nil {
+		return c, err
+	}
+	if _, err := c.schedules(o.Dev); err != nil {
 		return c, err
 	}
 	if m := c.Backup.RecentMinutes; m < 0 || m > 60*24*31 {

@@ -25,7 +25,8 @@ func (s *Server) sources(version string) metrics.Sources {
 	}
 	return metrics.Sources{
 		Version: version, Audit: state,
-		Tokens: s.verifier.Counts,
+		Tokens:  s.verifier.Counts,
+		Backups: s.backupStates,
 		HSMs: func() (list []metrics.HSM) {
 			ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 			defer cancel()
@@ -43,6 +44,25 @@ func (s *Server) sources(version string) metrics.Sources {
 			return list
 		},
 	}
+}
+
+// backupStates tell how the schedules stand. One that never was done is as old as the process.
+func (s *Server) backupStates() (list []metrics.Backup) {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	states, err := s.backups.States(ctx, s.schedules)
+	if err != nil {
+		s.log.ErrorContext(ctx, "the schedules of backups cannot be read for a scrape", "error", err)
+	}
+	now := time.Now()
+	for _, one := range states {
+		since := one.Verified
+		if since.IsZero() {
+			since = s.begun
+		}
+		list = append(list, metrics.Backup{HSM: one.HSM, To: one.URI, Age: now.Sub(since), Every: one.Every, Failures: one.Failures})
+	}
+	return list
 }
 
 // serveMetrics answers scrapes on an address of their own until stop is called. Without one in the configuration it

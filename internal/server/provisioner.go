@@ -110,6 +110,11 @@ func (p *provisioner) show(i hsm.Info) controlplane.HSM {
 	}
 	switch i.State {
 	case hsm.Activated:
+		if i.Restoring {
+			out.ProvisioningState, out.StatusMessage = "Restoring", "The Managed HSM is being restored from a full backup, and answers nothing else until that is done."
+			out.ActivationStatus, out.ActivationMessage = "Active", "The security domain is "+i.DomainID+"."
+			break
+		}
 		out.ProvisioningState, out.StatusMessage = "Activated", "The Managed HSM is activated and ready for use."
 		out.ActivationStatus, out.ActivationMessage = "Active", "The security domain is "+i.DomainID+"."
 	case hsm.Recovering:

@@ -57,6 +57,7 @@ type Server struct {
 	seal       seal.Seal
 	hsms       *hsm.Service
 	backups    *backup.Service
+	schedules  []backup.Schedule
 	authorizer *access.Authorizer
 	issuer     *identity.Issuer // nil when the embedded issuer is off
 	listen     *listeners
@@ -75,6 +76,7 @@ type Server struct {
 	envPath    string
 	meta       settings
 
+	begun       time.Time // of the process
 	reconciling sync.Mutex
 	kick        chan struct{}
 }
@@ -104,7 +106,7 @@ func Run(ctx context.Context, o Options) (err error) {
 			log.WarnContext(ctx, "memory could not be locked: keys in it may reach the swap. Forbid swap to this service, or allow it to lock memory", "error", err)
 		}
 	}
-	s := &Server{cfg: cfg, dev: o.Dev, stdout: o.Stdout, log: log, version: o.Version, newAudit: o.NewAuditLog, wrap: o.WrapDataPlane, kick: make(chan struct{}, 1)}
+	s := &Server{cfg: cfg, dev: o.Dev, stdout: o.Stdout, log: log, version: o.Version, newAudit: o.NewAuditLog, begun: time.Now(), wrap: o.WrapDataPlane, kick: make(chan struct{}, 1)}
 	if err := checkFirstStart(cfg, o); err != nil {
 		return err
 	}
@@ -167,6 +169,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	sweeping, stopSweeping := context.WithCancel(ctx)
 	var sweeper sync.WaitGroup
 	sweeper.Go(func() { s.sweep(sweeping) })
+	sweeper.Go(func() { s.backUp(sweeping) })
 	s.announce(ctx, o.Version)
 
 	ended := s.wait(ctx)

@@ -23,6 +23,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"strongroom/internal/hsm"
 )
 
 // running is a server in this process.
@@ -602,6 +604,17 @@ func TestEnvironmentNames(t *testing.T) {
 	for in, want := range map[string]string{"/a/b.pem": "/a/b.pem", "/a b/c": "'/a b/c'", "/it's": `'/it'\''s'`} {
 		if got := shellQuote(in); got != want {
 			t.Errorf("shellQuote(%q) = %s, want %s", in, got, want)
+		}
+	}
+}
+
+// What the control plane says of an HSM that is being restored.
+func TestRestoringIsShown(t *testing.T) {
+	p := &provisioner{s: &Server{cfg: Config{HSMDomain: "hsm.example.org"}, base: "https://hsm.example.org:8443"}}
+	for restoring, want := range map[bool]string{true: "Restoring", false: "Activated"} {
+		got := p.show(hsm.Info{Spec: hsm.Spec{Name: "alpha"}, State: hsm.Activated, DomainID: "d", Restoring: restoring})
+		if got.ProvisioningState != want || got.ActivationStatus != "Active" {
+			t.Errorf("restoring %v: %+v", restoring, got)
 		}
 	}
 }

@@ -1,0 +1,293 @@
+package backup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"strings"
+	"time"
+
+	"strongroom/internal/access"
+	"strongroom/internal/backupset"
+	"strongroom/internal/failure"
+	"strongroom/internal/hsm"
+	"strongroom/internal/store"
+)
+
+// Server is who begins a backup by schedule: no principal has that ID, and it asks no role.
+const Server = "server"
+
+// Schedule is a full backup that the server takes by itself, again and again.
+type Schedule struct {
+	HSM   string // name
+	Every time.Duration
+	Keep  int // finished backups of the HSM that stay in the place; at least 1
+	// Target opens the place anew for each backup: credentials may change. URI is that of the place, always the same.
+	URI    string
+	Target func() (Target, error)
+}
+
+func (c Schedule) key() string { return scheduleKey(c.HSM, c.URI) }
+
+func scheduleKey(hsm, uri string) string {
+	return strings.ToLower(hsm) + " " + strings.TrimRight(uri, "/")
+}
+
+// State is how a schedule stands.
+type State struct {
+	Schedule
+	Verified time.Time // when the newest backup that was read back without a finding was begun; zero: never
+	Failures int64     // since the process began
+}
+
+// Shelf is a storage that old backups can be removed from.
+type Shelf interface {
+	backupset.Storage
+	// Folders are those with something in them whose names begin with prefix.
+	Folders(ctx context.Context, prefix string) ([]string, error)
+	// Delete removes an object; fs.ErrPermission from a store that keeps everything.
+	Delete(ctx context.Context, name string) error
+}
+
+// RunDue begins every backup that is due. The server calls it every now and then. What cannot begin is logged, counted, and tried
+// again after a tenth of its interval, a minute to an hour.
+func (s *Service) RunDue(ctx context.Context, list []Schedule) {
+	for _, c := range list {
+		if ctx.Err() != nil {
+			return
+		}
+		log := s.cfg.Log.With("hsm", c.HSM, "to", c.URI)
+		h, err := s.cfg.HSMs.Open(ctx, c.HSM)
+		if err == nil {
+			_, err = h.DomainID()
+		}
+		if errors.Is(err, failure.NotFound) || errors.Is(err, failure.NotActivated) {
+			log.DebugContext(ctx, "a backup by schedule waits for its HSM", "error", err)
+			continue // its age tells
+		}
+		due := false
+		if err == nil {
+			due, err = s.due(ctx, h, c)
+		}
+		if err == nil && due {
+			err = s.startScheduled(ctx, h, c)
+		}
+		if errors.Is(err, failure.Conflict) {
+			continue // another job is under way
+		}
+		if err != nil {
+			s.failed(c.key())
+			log.ErrorContext(ctx, "a backup by schedule could not begin", "error", err)
+		}
+	}
+}
+
+// due asks the jobs that are remembered, and the memory of tries that became no job.
+func (s *Service) due(ctx context.Context, h *hsm.HSM, c Schedule) (bool, error) {
+	now := s.cfg.Now()
+	verified, tried, err := s.newest(ctx, h.ID(), c)
+	if err != nil {
+		return false, err
+	}
+	s.mu.Lock()
+	if at := s.tries[c.key()]; at.After(tried) {
+		tried = at
+	}
+	s.mu.Unlock()
+	// A time to come is one of a clock that was set back, and makes nothing wait.
+	within := func(at time.Time, d time.Duration) bool {
+		return !at.IsZero() && !at.After(now) && now.Before(at.Add(d))
+	}
+	return !within(verified, c.Every) && !within(tried, min(max(c.Every/10, time.Minute), time.Hour)), nil
+}
+
+// newest returns when the newest backup of a schedule that succeeded was begun, and the newest at all.
+func (s *Service) newest(ctx context.Context, hsmID string, c Schedule) (verified, tried time.Time, err error) {
+	err = s.cfg.Store.View(ctx, func(r store.Reader) error {
+		list, err := s.jobs(r, hsmID)
+		for _, j := range list {
+			if !j.scheduled(c.URI) {
+				continue
+			}
+			if tried.IsZero() {
+				tried = j.Started
+			}
+			if j.Status == Succeeded {
+				verified = j.Started
+				break
+			}
+		}
+		return err
+	})
+	return verified, tried, store.Failure(err)
+}
+
+func (j *Job) scheduled(uri string) bool {
+	return j.Kind == FullBackup && j.By == Server && j.Target == strings.TrimRight(uri, "/")
+}
+
+func (s *Service) failed(key string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.failures[key]++
+	s.tries[key] = s.cfg.Now()
+}
+
+// States tell how schedules stand.
+func (s *Service) States(ctx context.Context, list []Schedule) ([]State, error) {
+	out := make([]State, len(list))
+	for i, c := range list {
+		out[i].Schedule = c
+		s.mu.Lock()
+		out[i].Failures = s.failures[c.key()]
+		s.mu.Unlock()
+		info, err := s.cfg.HSMs.Get(ctx, c.HSM)
+		if errors.Is(err, failure.NotFound) {
+			continue
+		}
+		if err == nil {
+			out[i].Verified, _, err = s.newest(ctx, info.ID, c)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+func (s *Service) startScheduled(ctx context.Context, h *hsm.HSM, c Schedule) error {
+	t, err := c.Target()
+	if err != nil {
+		return err
+	}
+	work := func(ctx context.Context, h *hsm.HSM, j *Job, storage backupset.Storage, progress func(backupset.Progress)) (bool, error) {
+		if err := s.verified(ctx, h, j, storage, progress); err != nil {
+			return false, err
+		}
+		s.tidy(ctx, h, j, storage, c.Keep)
+		return false, nil
+	}
+	_, err = s.start(ctx, h, access.Caller{ObjectID: Server}, Job{Kind: FullBackup, Folder: backupset.FolderName(h.Name(), s.cfg.Now())}, t, work)
+	return err
+}
+
+// verified takes a backup and reads it back, as it lies there now.
+func (s *Service) verified(ctx context.Context, h *hsm.HSM, j *Job, storage backupset.Storage, progress func(backupset.Progress)) error {
+	if _, err := s.backup(ctx, h, j, storage, progress); err != nil {
+		return err
+	}
+	src, err := s.open(ctx, h, j, storage)
+	if err != nil {
+		return err
+	}
+	report, err := src.Verify(ctx, progress)
+	if err == nil {
+		err = report.Err()
+	}
+	if err != nil {
+		return err
+	}
+	j.Details += fmt.Sprintf("; read back and verified, %d objects of %d bytes", report.Objects, report.Bytes)
+	return nil
+}
+
+// tidy removes what is beyond keep: of finished backups of this very HSM the oldest, and of unfinished ones those that a schedule
+// has left here. What it cannot read or remove, it leaves: a place with too much in it is better than one with too little.
+func (s *Service) tidy(ctx context.Context, h *hsm.HSM, j *Job, storage backupset.Storage, keep int) {
+	log := s.cfg.Log.With("hsm", h.Name(), "job", j.ID)
+	shelf, ok := storage.(Shelf)
+	if !ok {
+		return
+	}
+	domain, err := h.DomainID()
+	if err != nil {
+		return
+	}
+	folders, err := shelf.Folders(ctx, "mhsm-"+h.Name()+"-")
+	if err != nil {
+		log.WarnContext(ctx, "old backups could not be listed", "error", err)
+		return
+	}
+	var jobs []Job
+	if err := s.cfg.Store.View(ctx, func(r store.Reader) (err error) { jobs, err = s.jobs(r, h.ID()); return err }); err != nil {
+		log.WarnContext(ctx, "old backups were not removed", "error", err)
+		return
+	}
+	var finished, remove []string
+	for _, folder := range folders {
+		name, _, is := backupset.ParseFolder(folder)
+		if !is || !strings.EqualFold(name, h.Name()) || folder == j.Folder {
+			continue
+		}
+		b, err := backupset.Open(ctx, shelf, folder)
+		switch {
+		case err == nil:
+			if m := b.Manifest(); m.Domain == domain && m.HSMID == h.ID() {
+				finished = append(finished, folder)
+			}
+		case backupset.CodeOf(err) == backupset.Unfinished:
+			if slices.ContainsFunc(jobs, func(old Job) bool { return old.scheduled(j.Target) && old.Status == Failed && old.Folder == folder }) {
+				remove = append(remove, folder)
+			}
+		default:
+			log.WarnContext(ctx, "an old backup cannot be read, and stays", "folder", folder, "error", err)
+		}
+	}
+	slices.Sort(finished) // the time is in the name
+	if n := len(finished) - (keep - 1); n > 0 {
+		remove = append(remove, finished[:n]...)
+	}
+	removed := 0
+	for _, folder := range remove {
+		if err := s.remove(ctx, h, j, shelf, folder); err != nil {
+			log.WarnContext(ctx, "an old backup could not be removed", "folder", folder, "error", err)
+			if errors.Is(err, fs.ErrPermission) {
+				break // a store that keeps everything
+			}
+			continue
+		}
+		removed++
+		log.InfoContext(ctx, "old backup removed", "folder", folder)
+	}
+	switch left := len(remove) - removed; {
+	case left > 0:
+		j.Details += fmt.Sprintf("; %s beyond the %d that are kept could not be removed", plural(int64(left), "old backup"), keep)
+	case removed > 0:
+		j.Details += "; removed " + plural(int64(removed), "old backup")
+	}
+}
+
+// opRemoved is the removal of one old backup.
+var opRemoved = effect{"OldBackupRemoved", access.BackupStart}
+
+func (s *Service) remove(ctx context.Context, h *hsm.HSM, j *Job, shelf Shelf, folder string) error {
+	objects, err := shelf.List(ctx, folder)
+	if err != nil {
+		return err
+	}
+	if err := s.tell(ctx, h.ID(), h.Name(), j, opRemoved, true, false, ""); err != nil {
+		return err
+	}
+	// The manifest first: from then on it is an unfinished backup, and not a damaged one.
+	slices.SortStableFunc(objects, func(a, b backupset.Info) int {
+		switch {
+		case a.Name == backupset.ManifestName:
+			return -1
+		case b.Name == backupset.ManifestName:
+			return 1
+		}
+		return 0
+	})
+	for _, o := range objects {
+		if err = shelf.Delete(ctx, folder+"/"+o.Name); err != nil {
+			break
+		}
+	}
+	code := ""
+	if err != nil {
+		code, _ = describe(err)
+	}
+	return errors.Join(err, s.tell(context.WithoutCancel(ctx), h.ID(), h.Name(), j, opRemoved, false, true, code))
+}

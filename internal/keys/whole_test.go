@@ -1,0 +1,50 @@
+package keys
+
+import (
+	"encoding/json"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"strongroom/internal/failure"
+)
+
+// Covers B1: the body of a key in a backup of the whole HSM is read or refused, and what is read prints back the same.
+func FuzzParseCopy(f *testing.F) {
+	const version = `{"id":"00000000000000000000000000000000","created":1,"updated":1,"enabled":true,"key_ops":["sign"],"kty":"EC-HSM","crv":"P-256","exportable":false,"hsm":true,"x":"AQ==","y":"AQ==","sealed":"AA=="}`
+	f.Add([]byte(`{"name":"K","versions":[` + version + `]}`))
+	f.Add([]byte(`{"name":"k","versions":[` + version + `],"rotation_policy":{"expiry_time":"P90D","time_before_expiry":"P30D","created":1,"updated":1}}`))
+	f.Add([]byte(`{"name":"k","versions":[` + version + `],"rotation_policy":{"time_after_create":"P1D","time_before_expiry":"P1D","created":-1,"updated":1}}`))
+	f.Add([]byte(`{"name":"k","versions":[` + version + `],"deleted":{"at":1,"purge":2,"served":3}}`))
+	f.Add([]byte(`{"name":"k","versions":[` + version + `],"deleted":{"at":2,"purge":1,"served":-3}}`))
+	f.Add([]byte(`{"name":"k","versions":[` + version + `,` + version + `]}`))
+	f.Add([]byte(`{"name":"k","versions":[]}`))
+	f.Add([]byte(`[[[[`))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		c, err := ParseCopy(text)
+		if err != nil {
+			if failure.KindOf(err) != failure.BadParameter {
+				t.Errorf("got kind %s", failure.KindOf(err))
+			}
+			return
+		}
+		if _, err := normalName(c.Name); err != nil || len(c.Versions) == 0 || len(c.Versions) > MaxVersions {
+			t.Errorf("it parsed and breaks a bound: %+v", c)
+		}
+		body, lower, err := parseCopy(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d := body.Deleted; c.Deleted != (d != nil) || d != nil && (d.At < 0 || d.Purge < d.At || d.Purge > maxTime || d.Served < 0) {
+			t.Errorf("deleted: %+v", d)
+		}
+		again, err := json.Marshal(body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		second, lower2, err := parseCopy(again)
+		if diff := cmp.Diff(body, second, cmpEmpty, cmp.AllowUnexported(versionRecord{})); err != nil || diff != "" || lower != lower2 {
+			t.Errorf("written again it differs (%v): %s", err, diff)
+		}
+	})
+}
