@@ -83,7 +83,7 @@ func (a *app) userListCommand() *cobra.Command {
 			views = append(views, viewUser(u))
 		}
 		return a.result(views, func(t *table) {
-			t.row("NAME", "OBJECT ID", "CREATED", "PASSWORD OF")
+			t.row("NAME", "OBJECT ID", "CREATED", "PASSWORD MADE")
 			for _, v := range views {
 				t.row(v.Name, v.ObjectID, v.Created.Format(time.RFC3339), v.PasswordCreated.Format(time.RFC3339))
 			}
