@@ -177,7 +177,9 @@ func describe(err error) (code, message string) {
 	if f, ok := errors.AsType[*failure.Error](err); ok {
 		code = f.Code
 		if code == "" {
-			code = strings.ReplaceAll(strings.Title(string(f.Kind)), " ", "") //nolint:staticcheck // ASCII words of our own
+			for _, word := range strings.Fields(string(f.Kind)) { // ASCII words of our own
+				code += strings.ToUpper(word[:1]) + word[1:]
+			}
 		}
 		return code, f.Message
 	}
