@@ -16,6 +16,7 @@ type Backup struct {
 	storage Storage
 	folder  string
 	m       *Manifest
+	size    int64 // of the manifest as it is stored
 }
 
 // Open reads and checks the manifest of a backup: that the security domain which it names signed it, and that it is the
@@ -47,7 +48,7 @@ func Open(ctx context.Context, s Storage, folder string) (*Backup, error) {
 	if m.Folder != folder {
 		return nil, refusal(Renamed, "in the folder %s is the backup that was made as %s", folder, m.Folder)
 	}
-	return &Backup{s, folder, m}, nil
+	return &Backup{s, folder, m, int64(len(jws))}, nil
 }
 
 // readWhole reads the manifest.

@@ -79,6 +79,13 @@ func TestRoundTrip(t *testing.T) {
 			if err != nil || r.Err() != nil || len(r.Foreign) != 0 || r.Objects != c.parts+2 {
 				t.Errorf("verify: %+v, %v", r, err)
 			}
+			size := int64(0)
+			for _, object := range s.objects {
+				size += int64(len(object))
+			}
+			if r.Bytes != size {
+				t.Errorf("verify counts %d bytes of %d", r.Bytes, size)
+			}
 			if last.Bytes != last.Of || last.Of == 0 || last.Parts != c.parts || last.Records != m.Records {
 				t.Errorf("the last progress of verify is %+v", last)
 			}

@@ -36,7 +36,7 @@ func (r *Report) Err() error {
 // What it cannot see is inside the parts: that they open, and hold what the inventory says. But whoever signed the
 // manifest said so.
 func (b *Backup) Verify(ctx context.Context, progress func(Progress)) (*Report, error) {
-	r := &Report{Findings: []Finding{}, Foreign: []string{}, Objects: 1, folder: b.folder}
+	r := &Report{Findings: []Finding{}, Foreign: []string{}, Objects: 1, Bytes: b.size, folder: b.folder}
 	at := Progress{Of: b.m.bytes()}
 	told := int64(0)
 	tell := func(n int) {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -55,6 +56,9 @@ func splitBackup(text string) (place, folder string, err error) {
 	}
 	if place, folder, err = places.SplitFolder(text); err != nil {
 		return "", "", &problem{code: "bad-place", message: fmt.Sprintf("%q names no backup", text), next: "give the folder of a backup, PLACE/mhsm-NAME-DIGITS; see which there are with: strongroom backup list --in PLACE", cause: err}
+	}
+	if info, err := os.Stat(text); err == nil && !info.IsDir() && !strings.Contains(text, "://") {
+		return "", "", problemf("bad-place", "give the folder of a backup, PLACE/mhsm-NAME-DIGITS", "%s is a file, and a backup is a folder", text)
 	}
 	return place, folder, nil
 }
