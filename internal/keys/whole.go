@@ -6,8 +6,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"iter"
+	"runtime"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 
 	"strongroom/internal/engine"
 	"strongroom/internal/failure"
@@ -56,9 +60,24 @@ func (k *Keys) Mover() (*Mover, error) {
 }
 
 // CopyAll yields all keys that r shows, deleted ones too, with their material exported under salt. It stops at the first
-// key that cannot be read: a backup without it would be taken for whole.
+// key that cannot be read: a backup without it would be taken for whole. Several keys are exported at once.
 func (m *Mover) CopyAll(ctx context.Context, r store.Reader, salt []byte, yield func(Copy) error) error {
-	k, eng := m.k, m.eng
+	k := m.k
+	var batch []*fetched
+	size := 0
+	flush := func() error {
+		copies, err := m.export(ctx, batch, salt)
+		if err != nil {
+			return err
+		}
+		for _, c := range copies {
+			if err := yield(c); err != nil {
+				return err
+			}
+		}
+		batch, size = nil, 0
+		return nil
+	}
 	for _, deleted := range []bool{false, true} {
 		prefix := k.keyPrefix()
 		if deleted {
@@ -68,21 +87,108 @@ func (m *Mover) CopyAll(ctx context.Context, r store.Reader, salt []byte, yield 
 			if err := ctx.Err(); err != nil {
 				return err
 			}
-			lower := strings.TrimPrefix(path, prefix)
-			rec, err := k.openKey(ctx, eng, r, lower, deleted, raw)
-			if err != nil {
-				return err
-			}
-			c, err := k.copyKey(ctx, eng, r, lower, rec, salt)
-			if err != nil {
-				return err
-			}
-			if err := yield(c); err != nil {
-				return err
+			f := k.fetch(r, strings.TrimPrefix(path, prefix), deleted, raw)
+			batch, size = append(batch, f), size+f.size
+			if len(batch) == 128 || size > 1<<20 {
+				if err := flush(); err != nil {
+					return err
+				}
 			}
 		}
 	}
-	return nil
+	return flush()
+}
+
+// fetched is all that the store has of one key: what is made of it can be made outside the transaction's goroutine, by
+// what is made of any other Reader. It is a Reader of that key.
+type fetched struct {
+	lower   string
+	deleted bool
+	raw     []byte // the key's own record
+	size    int
+	paths   []string // the other records, in order
+	values  [][]byte
+}
+
+var _ store.Reader = (*fetched)(nil)
+
+func (k *Keys) fetch(r store.Reader, lower string, deleted bool, raw []byte) *fetched {
+	f := &fetched{lower: lower, deleted: deleted, raw: raw, size: len(raw)}
+	add := func(path string, value []byte) {
+		f.paths, f.values, f.size = append(f.paths, path), append(f.values, value), f.size+len(value)
+	}
+	other := k.deletedPath(lower)
+	if deleted {
+		other = k.keyPath(lower)
+	}
+	for _, path := range []string{other, k.policyPath(lower)} {
+		if value, there := r.Get(path); there {
+			add(path, value)
+		}
+	}
+	for path, value := range r.Scan(k.versionPrefix(lower), "") {
+		add(path, value)
+		if len(f.paths) > MaxVersions+2 {
+			break // one more than there can be is refused, whatever follows
+		}
+	}
+	return f
+}
+
+// Get returns a record of the key.
+func (f *fetched) Get(path string) ([]byte, bool) {
+	i := slices.Index(f.paths, path)
+	if i < 0 {
+		return nil, false
+	}
+	return f.values[i], true
+}
+
+// Scan yields records of the key.
+func (f *fetched) Scan(prefix, after string) iter.Seq2[string, []byte] {
+	return func(yield func(string, []byte) bool) {
+		for i, path := range f.paths {
+			if strings.HasPrefix(path, prefix) && path > after && !yield(path, f.values[i]) {
+				return
+			}
+		}
+	}
+}
+
+// export makes the copies of some keys, on all processors.
+func (m *Mover) export(ctx context.Context, batch []*fetched, salt []byte) ([]Copy, error) {
+	copies := make([]Copy, len(batch))
+	var next atomic.Int64
+	workers := min(runtime.GOMAXPROCS(0), len(batch))
+	errs := make([]error, workers)
+	var group sync.WaitGroup
+	for n := range workers {
+		group.Go(func() {
+			defer func() {
+				if p := recover(); p != nil { // nobody else would, and the server would end (R4)
+					errs[n] = failure.Wrap(failure.Internal, fmt.Errorf("panic: %T", p), "a key could not be exported for a reason that is our mistake")
+				}
+			}()
+			for i := next.Add(1) - 1; i < int64(len(batch)); i = next.Add(1) - 1 {
+				f := batch[i]
+				rec, err := m.k.openKey(ctx, m.eng, f, f.lower, f.deleted, f.raw)
+				if err == nil {
+					copies[i], err = m.k.copyKey(ctx, m.eng, f, f.lower, rec, salt)
+				}
+				if err != nil {
+					errs[n] = err
+					return
+				}
+			}
+		})
+	}
+	group.Wait()
+	for _, err := range errs {
+		if err != nil {
+			return nil, err
+		}
+	}
+	return copies, nil
 }
 
 func (k *Keys) copyKey(ctx context.Context, eng engine.Engine, r store.Reader, lower string, rec *keyRecord, salt []byte) (Copy, error) {

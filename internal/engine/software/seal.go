@@ -91,12 +91,7 @@ func (s *software) Export(ctx context.Context, ref engine.Ref, salt, binding []b
 		return nil, err
 	}
 	// Opening the key, and not only its ciphertext, keeps a record that lies about its type out of backups.
-	e, err := s.useOnce(ctx, ref)
-	if err != nil {
-		return nil, err
-	}
-	defer s.cache.release(e)
-	plain, err := e.key.marshal()
+	plain, err := s.plainOf(ctx, ref)
 	if err != nil {
 		return nil, err
 	}
