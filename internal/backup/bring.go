@@ -59,7 +59,7 @@ func (s *Service) open(ctx context.Context, h *hsm.HSM, j *Job, storage backupse
 // key, if not nil, is called with each key.
 func (src *source) verify(ctx context.Context, progress func(backupset.Progress), key func(keys.Copy) error) error {
 	// Reading all records looks at every object's hash too, so Verify, which only does that, would read all of it once more.
-	err := stage(ctx, batch, recordSize, src.records(progress), func(some []backupset.Record) error {
+	err := stage(ctx, turns(), batch, recordSize, src.records(progress), func(some []backupset.Record) error {
 		for _, r := range some {
 			src.counts[r.Kind]++
 			src.versions += int64(len(r.Versions))
@@ -239,11 +239,11 @@ func (s *Service) succeed(w store.Writer, h *hsm.HSM, j *Job) error {
 }
 
 // fill writes all keys into the new place: while some are written, the next are sealed for it, by several at once, and
-// those after them are read.
+// those after them are read. The HSM answers nothing meanwhile, so this takes all processors.
 func (s *Service) fill(ctx context.Context, src *source, r *hsm.Restore, progress func(backupset.Progress)) error {
 	type prepared []*keys.Restorable
 	seal := func(ctx context.Context, put func(prepared) error) error {
-		return stage(ctx, batch, recordSize, src.records(progress), func(some []backupset.Record) error {
+		return stage(ctx, noTurns{}, batch, recordSize, src.records(progress), func(some []backupset.Record) error {
 			list, err := prepare(ctx, src, r, some)
 			if err != nil {
 				return err
@@ -251,7 +251,7 @@ func (s *Service) fill(ctx context.Context, src *source, r *hsm.Restore, progres
 			return put(list)
 		})
 	}
-	return stage(ctx, 1, func(prepared) int { return 0 }, seal, func(some []prepared) error {
+	return stage(ctx, noTurns{}, 1, func(prepared) int { return 0 }, seal, func(some []prepared) error {
 		for _, list := range some {
 			if err := r.Fill(ctx, src.contents.Served, list); err != nil {
 				return err

@@ -155,11 +155,12 @@ func (f *fetched) Scan(prefix, after string) iter.Seq2[string, []byte] {
 	}
 }
 
-// export makes the copies of some keys, on all processors.
+// export makes the copies of some keys, several at once.
 func (m *Mover) export(ctx context.Context, batch []*fetched, salt []byte) ([]Copy, error) {
 	copies := make([]Copy, len(batch))
 	var next atomic.Int64
-	workers := min(runtime.GOMAXPROCS(0), len(batch))
+	// One processor stays free for the calls to the HSM, and one is the caller's who writes what was exported before.
+	workers := min(max(1, runtime.GOMAXPROCS(0)-2), len(batch))
 	errs := make([]error, workers)
 	var group sync.WaitGroup
 	for n := range workers {
@@ -227,7 +228,21 @@ type Restorable struct {
 	versions []*versionRecord
 	policy   *policyRecord
 	deleted  *deletion
+	paths    []string // its records, as they are going to be written
+	values   [][]byte
 }
+
+// Put takes a record. With it, and nothing in it yet, a Restorable is a store.Writer for the function that writes keys.
+func (r *Restorable) Put(path string, value []byte) {
+	r.paths, r.values = append(r.paths, path), append(r.values, value)
+}
+
+// Get, Scan and Delete find nothing.
+func (r *Restorable) Get(string) ([]byte, bool) { return nil, false }
+func (r *Restorable) Scan(string, string) iter.Seq2[string, []byte] {
+	return func(func(string, []byte) bool) {}
+}
+func (r *Restorable) Delete(string) {}
 
 // Versions is how many versions the key has.
 func (r *Restorable) Versions() int { return len(r.versions) }
@@ -292,7 +307,8 @@ func (m *Mover) Prepare(ctx context.Context, salt, text []byte) (*Restorable, er
 		}
 		r.versions = append(r.versions, v)
 	}
-	return r, nil
+	// Encoded here and not in the transaction: there one key waits for the other.
+	return r, k.encode(ctx, eng, r)
 }
 
 // Fill writes keys into a place that nobody uses yet, and how long the HSM was served. It can be called again with more
@@ -307,7 +323,7 @@ func (m *Mover) Fill(ctx context.Context, w store.Writer, served int64, list []*
 		return k.roomForKey(k.cfg.MaxKeys)
 	}
 	for _, r := range list {
-		if err := k.fillOne(ctx, eng, w, r); err != nil {
+		if err := k.fillOne(w, r); err != nil {
 			return err
 		}
 	}
@@ -317,22 +333,30 @@ func (m *Mover) Fill(ctx context.Context, w store.Writer, served int64, list []*
 	return k.putServed(ctx, eng, w, served)
 }
 
-func (k *Keys) fillOne(ctx context.Context, eng engine.Engine, w store.Writer, r *Restorable) (err error) {
+func (k *Keys) fillOne(w store.Writer, r *Restorable) error {
 	for _, path := range []string{k.keyPath(r.lower), k.deletedPath(r.lower)} {
 		if _, twice := w.Get(path); twice {
 			return damaged(fmt.Errorf("key %s comes twice", r.Name))
 		}
 	}
+	for i, path := range r.paths {
+		w.Put(path, r.values[i])
+	}
+	return nil
+}
+
+// encode makes the records of a key.
+func (k *Keys) encode(ctx context.Context, eng engine.Engine, r *Restorable) (err error) {
 	rec := &keyRecord{Name: r.Name, Deleted: r.deleted}
 	for _, v := range r.versions {
-		code, err := put(ctx, eng, w, k.versionPath(r.lower, len(rec.Versions)+1), v)
+		code, err := put(ctx, eng, r, k.versionPath(r.lower, len(rec.Versions)+1), v)
 		if err != nil {
 			return err
 		}
 		rec.Versions = append(rec.Versions, versionRef{ID: v.ID, MAC: code})
 	}
 	if r.policy != nil {
-		if rec.Policy, err = put(ctx, eng, w, k.policyPath(r.lower), r.policy); err != nil {
+		if rec.Policy, err = put(ctx, eng, r, k.policyPath(r.lower), r.policy); err != nil {
 			return err
 		}
 	}
@@ -340,7 +364,7 @@ func (k *Keys) fillOne(ctx context.Context, eng engine.Engine, w store.Writer, r
 	if r.deleted != nil {
 		path = k.deletedPath(r.lower)
 	}
-	_, err = put(ctx, eng, w, path, rec)
+	_, err = put(ctx, eng, r, path, rec)
 	return err
 }
 
@@ -369,7 +393,7 @@ func (m *Mover) RestoreOne(ctx context.Context, r *Restorable, also func(store.W
 		if _, err := put(ctx, eng, w, k.countPath(), countRecord{Keys: count + 1}); err != nil {
 			return err
 		}
-		if err := k.fillOne(ctx, eng, w, r); err != nil {
+		if err := k.fillOne(w, r); err != nil {
 			return err
 		}
 		return also(w)
