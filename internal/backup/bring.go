@@ -22,7 +22,7 @@ import (
 )
 
 // batch is how many keys one transaction of a restore writes.
-const batch = 500
+const batch = 250
 
 // source is a backup that was opened for an HSM of its domain.
 type source struct {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
@@ -136,7 +137,8 @@ func (s *server) job(b *testing.B, method, route string, body any) (d done) {
 	return d
 }
 
-// beside compares signing alone with signing while backups run without a pause.
+// beside compares signing alone with signing while backups run without a pause; and, as a floor, while a process that has
+// nothing to do with the server keeps one processor busy.
 func (s *server) beside(b *testing.B, sas any, key string) {
 	b.Helper()
 	requests := [][]byte{s.request(b, http.MethodPost, "/keys/"+key+"/sign", signBody("ES256"))}
@@ -146,8 +148,15 @@ func (s *server) beside(b *testing.B, sas any, key string) {
 			connections = append(connections, s.connect(b))
 		}
 		load(b, s.process, connections, requests, 200*time.Millisecond)
-		var alone, beside, ratios []float64
+		var alone, busy, beside, ratios, floors []float64
 		for range 3 {
+			other := exec.Command("sh", "-c", "while :; do :; done")
+			if err := other.Start(); err != nil {
+				b.Fatal(err)
+			}
+			f := load(b, s.process, connections, requests, 1500*time.Millisecond)
+			_ = other.Process.Kill()
+			_ = other.Wait()
 			a := load(b, s.process, connections, requests, 1500*time.Millisecond)
 			var stop atomic.Bool
 			ended, begun := make(chan int, 1), make(chan struct{})
@@ -166,8 +175,9 @@ func (s *server) beside(b *testing.B, sas any, key string) {
 			stop.Store(true)
 			<-ended
 			alone, beside, ratios = append(alone, micro(a.p99)), append(beside, micro(m.p99)), append(ratios, float64(m.p99)/float64(a.p99))
+			busy, floors = append(busy, micro(f.p99)), append(floors, float64(m.p99)/float64(f.p99))
 		}
-		b.Logf("p99 of P-256 sign over %d connections: alone %.0f µs, beside a backup %.0f µs: %.1f × (target 2; rounds %.1f)", n, median(alone), median(beside), median(ratios), ratios)
+		b.Logf("p99 of P-256 sign over %d connections: alone %.0f µs, beside a backup %.0f µs: %.1f × (target 2; rounds %.1f); beside a busy process of somebody else %.0f µs, of which the one beside a backup is %.1f ×", n, median(alone), median(beside), median(ratios), ratios, median(busy), median(floors))
 		for _, c := range connections {
 			_ = c.Close()
 		}

@@ -141,7 +141,15 @@ func (s *software) Import(ctx context.Context, exported, salt, exportBinding []b
 	if !want.describes(key.spec()) {
 		return engine.Made{}, fmt.Errorf("%w: the exported key is another one than its description says", engine.ErrSpec)
 	}
-	return s.made(key, binding)
+	public, err := key.public()
+	if err != nil {
+		return engine.Made{}, err
+	}
+	sealed, err := s.sealKey(plain, binding) // as it came: this domain's engine wrote it
+	if err != nil {
+		return engine.Made{}, err
+	}
+	return engine.Made{Public: public, Sealed: sealed}, nil
 }
 
 func (s *software) SealBackup(ctx context.Context, salt, header, plaintext []byte) ([]byte, error) {
