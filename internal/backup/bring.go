@@ -57,9 +57,9 @@ func (s *Service) open(ctx context.Context, h *hsm.HSM, j *Job, storage backupse
 
 // verify reads the whole backup, opens everything and checks everything that can be checked without changing the HSM (B2).
 // key, if not nil, is called with each key.
-func (src *source) verify(ctx context.Context, progress func(backupset.Progress), key func(keys.Copy) error) error {
+func (src *source) verify(ctx context.Context, turn sync.Locker, progress func(backupset.Progress), key func(keys.Copy) error) error {
 	// Reading all records looks at every object's hash too, so Verify, which only does that, would read all of it once more.
-	err := stage(ctx, turns(), batch, recordSize, src.records(progress), func(some []backupset.Record) error {
+	err := stage(ctx, turn, batch, recordSize, src.records(progress), func(some []backupset.Record) error {
 		for _, r := range some {
 			src.counts[r.Kind]++
 			src.versions += int64(len(r.Versions))
@@ -189,7 +189,8 @@ func (s *Service) restore(ctx context.Context, h *hsm.HSM, j *Job, storage backu
 	if err != nil {
 		return false, err
 	}
-	if err := src.verify(ctx, progress, nil); err != nil {
+	// A restore is waited for, and the HSM is about to answer nobody: it takes all processors.
+	if err := src.verify(ctx, noTurns{}, progress, nil); err != nil {
 		return false, err
 	}
 	r, err := h.BeginRestore(ctx, j.ID)
@@ -347,7 +348,7 @@ func (s *Service) checkRestore(ctx context.Context, h *hsm.HSM, j *Job, storage 
 			return nil
 		})
 	}
-	err = src.verify(ctx, progress, func(c keys.Copy) error {
+	err = src.verify(ctx, turns(), progress, func(c keys.Copy) error {
 		there[strings.ToLower(c.Name)] = true
 		c.Body = nil
 		if some = append(some, c); len(some) == batch {
@@ -413,7 +414,7 @@ func (s *Service) restoreKey(ctx context.Context, h *hsm.HSM, j *Job, storage ba
 		return false, err
 	}
 	var found []byte
-	err = src.verify(ctx, progress, func(c keys.Copy) error {
+	err = src.verify(ctx, turns(), progress, func(c keys.Copy) error {
 		if strings.EqualFold(c.Name, j.Key) {
 			found = slices.Clone(c.Body)
 		}
