@@ -234,14 +234,14 @@ func (s *Service) start(ctx context.Context, h *hsm.HSM, caller access.Caller, j
 		close(run.done)
 		s.busy.Done()
 	}
-	if j.By == Server { // no call has a record of it
+	if j.Scheduled { // no call has a record of it
 		if err := s.intend(ctx, h, &j); err != nil {
 			done()
 			return Job{}, err
 		}
 	}
 	if err := s.begin(ctx, h, j); err != nil {
-		if j.By == Server {
+		if j.Scheduled {
 			if unrecorded := s.conclude(h, &j, err); unrecorded != nil {
 				err = errors.Join(err, unrecorded)
 			}
@@ -307,7 +307,7 @@ func (s *Service) finish(h *hsm.HSM, j Job, storage backupset.Storage, run *runn
 	}
 	if err != nil {
 		log.WarnContext(s.ctx, "job failed", "error", err)
-		if j.By == Server {
+		if j.Scheduled {
 			s.failed(scheduleKey(h.Name(), j.Target))
 		}
 	} else {

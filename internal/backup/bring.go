@@ -22,7 +22,7 @@ import (
 )
 
 // batch is how many keys one transaction of a restore writes.
-const batch = 500
+const batch = 250
 
 // source is a backup that was opened for an HSM of its domain.
 type source struct {
@@ -57,28 +57,42 @@ func (s *Service) open(ctx context.Context, h *hsm.HSM, j *Job, storage backupse
 
 // verify reads the whole backup, opens everything and checks everything that can be checked without changing the HSM (B2).
 // key, if not nil, is called with each key.
-func (src *source) verify(ctx context.Context, progress func(backupset.Progress), key func(keys.Copy) error) error {
-	report, err := src.Verify(ctx, progress)
-	if err == nil {
-		err = report.Err()
-	}
+func (src *source) verify(ctx context.Context, turn sync.Locker, progress func(backupset.Progress), key func(keys.Copy) error) error {
+	// Reading all records looks at every object's hash too, so Verify, which only does that, would read all of it once more.
+	err := stage(ctx, turn, batch, recordSize, src.records(progress), func(some []backupset.Record) error {
+		for _, r := range some {
+			src.counts[r.Kind]++
+			src.versions += int64(len(r.Versions))
+			if err := src.take(r, key); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 	if err != nil {
 		return err
-	}
-	for r, err := range src.Records(ctx, src.domain, src.parts, progress) {
-		if err != nil {
-			return err
-		}
-		src.counts[r.Kind]++
-		src.versions += int64(len(r.Versions))
-		if err := src.take(r, key); err != nil {
-			return err
-		}
 	}
 	if src.salt == nil {
 		return wrong("it has no record of its HSM", nil)
 	}
 	return nil
+}
+
+func recordSize(r backupset.Record) int { return len(r.Body) }
+
+// records puts all records of the backup.
+func (src *source) records(progress func(backupset.Progress)) func(ctx context.Context, put func(backupset.Record) error) error {
+	return func(ctx context.Context, put func(backupset.Record) error) error {
+		for r, err := range src.Records(ctx, src.domain, src.parts, progress) {
+			if err == nil {
+				err = put(r)
+			}
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	}
 }
 
 func (src *source) take(r backupset.Record, key func(keys.Copy) error) error {
@@ -175,7 +189,8 @@ func (s *Service) restore(ctx context.Context, h *hsm.HSM, j *Job, storage backu
 	if err != nil {
 		return false, err
 	}
-	if err := src.verify(ctx, progress, nil); err != nil {
+	// A restore is waited for, and the HSM is about to answer nobody: it takes all processors.
+	if err := src.verify(ctx, noTurns{}, progress, nil); err != nil {
 		return false, err
 	}
 	r, err := h.BeginRestore(ctx, j.ID)
@@ -224,49 +239,49 @@ func (s *Service) succeed(w store.Writer, h *hsm.HSM, j *Job) error {
 	return s.put(w, h.ID(), *j)
 }
 
-// fill writes all keys into the new place: what one batch needs of computing is done by several at once, while the one
-// before it is written.
+// fill writes all keys into the new place: while some are written, the next are sealed for it, by several at once, and
+// those after them are read. The HSM answers nothing meanwhile, so this takes all processors.
 func (s *Service) fill(ctx context.Context, src *source, r *hsm.Restore, progress func(backupset.Progress)) error {
-	write := func(bodies [][]byte) error {
-		list := make([]*keys.Restorable, len(bodies))
-		errs := make([]error, workers())
-		var group sync.WaitGroup
-		for n := range workers() {
-			group.Go(func() {
-				defer func() {
-					if p := recover(); p != nil { // nobody else would, and the server would end (R4)
-						errs[n] = failure.Wrap(failure.Internal, fmt.Errorf("panic: %T", p), "the restore failed for a reason that is our mistake; nothing was changed")
-					}
-				}()
-				for i := n; i < len(bodies) && errs[n] == nil; i += workers() {
-					list[i], errs[n] = r.Prepare(ctx, src.salt, bodies[i])
-				}
-			})
-		}
-		group.Wait()
-		if err := firstOf(errs); err != nil {
-			return err
-		}
-		return r.Fill(ctx, src.contents.Served, list)
-	}
-	var bodies [][]byte
-	size := 0
-	for rec, err := range src.Records(ctx, src.domain, src.parts, progress) {
-		if err != nil {
-			return err
-		}
-		if rec.Kind != kindKey && rec.Kind != kindDeletedKey {
-			continue
-		}
-		bodies, size = append(bodies, rec.Body), size+len(rec.Body)
-		if len(bodies) == batch || size > 4<<20 {
-			if err := write(bodies); err != nil {
+	type prepared []*keys.Restorable
+	seal := func(ctx context.Context, put func(prepared) error) error {
+		return stage(ctx, noTurns{}, batch, recordSize, src.records(progress), func(some []backupset.Record) error {
+			list, err := prepare(ctx, src, r, some)
+			if err != nil {
 				return err
 			}
-			bodies, size = nil, 0
-		}
+			return put(list)
+		})
 	}
-	return write(bodies)
+	return stage(ctx, noTurns{}, 1, func(prepared) int { return 0 }, seal, func(some []prepared) error {
+		for _, list := range some {
+			if err := r.Fill(ctx, src.contents.Served, list); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// prepare seals those of the records that are keys.
+func prepare(ctx context.Context, src *source, r *hsm.Restore, some []backupset.Record) ([]*keys.Restorable, error) {
+	some = slices.DeleteFunc(some, func(r backupset.Record) bool { return r.Kind != kindKey && r.Kind != kindDeletedKey })
+	list := make([]*keys.Restorable, len(some))
+	errs := make([]error, workers())
+	var group sync.WaitGroup
+	for n := range errs {
+		group.Go(func() {
+			defer func() {
+				if p := recover(); p != nil { // nobody else would, and the server would end (R4)
+					errs[n] = failure.Wrap(failure.Internal, fmt.Errorf("panic: %T", p), "the restore failed for a reason that is our mistake; nothing was changed")
+				}
+			}()
+			for i := n; i < len(some) && errs[n] == nil; i += len(errs) {
+				list[i], errs[n] = r.Prepare(ctx, src.salt, some[i].Body)
+			}
+		})
+	}
+	group.Wait()
+	return list, firstOf(errs)
 }
 
 func firstOf(errs []error) error {
@@ -333,7 +348,7 @@ func (s *Service) checkRestore(ctx context.Context, h *hsm.HSM, j *Job, storage 
 			return nil
 		})
 	}
-	err = src.verify(ctx, progress, func(c keys.Copy) error {
+	err = src.verify(ctx, turns(), progress, func(c keys.Copy) error {
 		there[strings.ToLower(c.Name)] = true
 		c.Body = nil
 		if some = append(some, c); len(some) == batch {
@@ -399,7 +414,7 @@ func (s *Service) restoreKey(ctx context.Context, h *hsm.HSM, j *Job, storage ba
 		return false, err
 	}
 	var found []byte
-	err = src.verify(ctx, progress, func(c keys.Copy) error {
+	err = src.verify(ctx, turns(), progress, func(c keys.Copy) error {
 		if strings.EqualFold(c.Name, j.Key) {
 			found = slices.Clone(c.Body)
 		}

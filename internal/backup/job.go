@@ -59,11 +59,13 @@ type Job struct {
 	Target  string     `json:"target"`           // URI of the place, as the caller wrote it
 	Folder  string     `json:"folder,omitempty"` // of the backup, in the place
 	Key     string     `json:"key,omitempty"`    // of a key restore
-	By      string     `json:"by"`               // principal
-	Details string     `json:"details,omitempty"`
-	Code    string     `json:"code,omitempty"` // of a failure
-	Message string     `json:"message,omitempty"`
-	Records int64      `json:"records,omitempty"`
+	By      string     `json:"by"`               // principal; Server for a schedule
+	// Scheduled says that no principal began it. By cannot: an issuer may call somebody "server".
+	Scheduled bool   `json:"scheduled,omitempty"`
+	Details   string `json:"details,omitempty"`
+	Code      string `json:"code,omitempty"` // of a failure
+	Message   string `json:"message,omitempty"`
+	Records   int64  `json:"records,omitempty"`
 
 	effects []effect // what was recorded as intended
 }
@@ -143,7 +145,7 @@ func (s *Service) begin(ctx context.Context, h *hsm.HSM, j Job) error {
 		}
 		newest := map[string]bool{} // of each schedule: by it is known what is due
 		for i, old := range list {
-			kept := old.scheduled(old.Target) && old.Status == Succeeded && !newest[old.Target]
+			kept := old.bySchedule(old.Target) && old.Status == Succeeded && !newest[old.Target]
 			if kept {
 				newest[old.Target] = true
 			}
@@ -231,7 +233,7 @@ func (s *Service) Recover(ctx context.Context) error {
 			return store.Failure(err)
 		}
 		for _, j := range cut {
-			if err := s.tell(ctx, info.ID, info.Name, &j, j.end(), false, j.By == Server, j.Code); err != nil {
+			if err := s.tell(ctx, info.ID, info.Name, &j, j.end(), false, j.Scheduled, j.Code); err != nil {
 				// A server starts on a full disk too, and refuses calls then.
 				s.cfg.Log.ErrorContext(ctx, "the end of a job could not be recorded", "hsm", info.Name, "job", j.ID, "error", err)
 			}

@@ -42,7 +42,7 @@ var ended = map[Kind]effect{
 var byItself = effect{"ScheduledBackup", access.BackupStart}
 
 func (j *Job) end() effect {
-	if j.By == Server {
+	if j.Scheduled {
 		return byItself
 	}
 	return ended[j.Kind]

@@ -198,7 +198,7 @@ func TestHSMDeletedUnderAJob(t *testing.T) {
 		opened, hold, held := 0, make(chan struct{}), make(chan struct{})
 		w.shelf.hook = func(op, _ string) error {
 			if op == "open" {
-				if opened++; opened == 6 { // the third reading: it fills
+				if opened++; opened == 4 { // the second reading: it fills
 					close(held)
 					<-hold
 				}

@@ -16,7 +16,7 @@ import (
 	"strongroom/internal/store"
 )
 
-// Server is who begins a backup by schedule: no principal has that ID, and it asks no role.
+// Server is who begins a backup by schedule, in lists. It asks no role. See Job.Scheduled.
 const Server = "server"
 
 // Schedule is a full backup that the server takes by itself, again and again.
@@ -108,7 +108,7 @@ func (s *Service) newest(ctx context.Context, hsmID string, c Schedule) (verifie
 	err = s.cfg.Store.View(ctx, func(r store.Reader) error {
 		list, err := s.jobs(r, hsmID)
 		for _, j := range list {
-			if !j.scheduled(c.URI) {
+			if !j.bySchedule(c.URI) {
 				continue
 			}
 			if tried.IsZero() {
@@ -124,8 +124,8 @@ func (s *Service) newest(ctx context.Context, hsmID string, c Schedule) (verifie
 	return verified, tried, store.Failure(err)
 }
 
-func (j *Job) scheduled(uri string) bool {
-	return j.Kind == FullBackup && j.By == Server && j.Target == strings.TrimRight(uri, "/")
+func (j *Job) bySchedule(uri string) bool {
+	return j.Kind == FullBackup && j.Scheduled && j.Target == strings.TrimRight(uri, "/")
 }
 
 func (s *Service) failed(key string) {
@@ -169,7 +169,7 @@ func (s *Service) startScheduled(ctx context.Context, h *hsm.HSM, c Schedule) er
 		s.tidy(ctx, h, j, storage, c.Keep)
 		return false, nil
 	}
-	_, err = s.start(ctx, h, access.Caller{ObjectID: Server}, Job{Kind: FullBackup, Folder: backupset.FolderName(h.Name(), s.cfg.Now())}, t, work)
+	_, err = s.start(ctx, h, access.Caller{ObjectID: Server}, Job{Kind: FullBackup, Scheduled: true, Folder: backupset.FolderName(h.Name(), s.cfg.Now())}, t, work)
 	return err
 }
 
@@ -228,7 +228,7 @@ func (s *Service) tidy(ctx context.Context, h *hsm.HSM, j *Job, storage backupse
 				finished = append(finished, folder)
 			}
 		case backupset.CodeOf(err) == backupset.Unfinished:
-			if slices.ContainsFunc(jobs, func(old Job) bool { return old.scheduled(j.Target) && old.Status == Failed && old.Folder == folder }) {
+			if slices.ContainsFunc(jobs, func(old Job) bool { return old.bySchedule(j.Target) && old.Status == Failed && old.Folder == folder }) {
 				remove = append(remove, folder)
 			}
 		default:

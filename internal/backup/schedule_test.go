@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"strongroom/internal/access"
 	"strongroom/internal/backup"
 	"strongroom/internal/backupset"
 	"strongroom/internal/failure"
@@ -61,7 +62,7 @@ func (w *world) due(list []backup.Schedule) *backup.Job {
 		}
 		found := map[string]backup.Job{}
 		for _, j := range jobs {
-			if j.By == backup.Server {
+			if j.Scheduled {
 				found[j.ID] = j
 			}
 		}
@@ -280,5 +281,30 @@ func TestScheduleIsNotForgotten(t *testing.T) {
 	}
 	if jobs, err := w.backups.Jobs(t.Context(), w.open("alpha"), admin); err != nil || len(jobs) > 101 {
 		t.Errorf("%d jobs, %v", len(jobs), err)
+	}
+}
+
+// Somebody whom an issuer calls "server" is not the server: what he begins is his, and no schedule goes by it.
+func TestSomebodyCalledServer(t *testing.T) {
+	w := newWorld(t, "alpha")
+	heard := w.listen(nil)
+	named := access.Caller{ObjectID: backup.Server}
+	if _, err := w.open("alpha").Roles().PutAssignment(t.Context(), admin, access.Assignment{Name: "aaaaaaaa-0000-4000-8000-000000000001", PrincipalID: named.ObjectID, RoleDefinitionID: access.RoleAdministrator, Scope: "/"}); err != nil {
+		t.Fatal(err)
+	}
+	j, err := w.backups.Backup(t.Context(), w.open("alpha"), named, target)
+	if j = w.done("alpha", j, err); j.Status != backup.Succeeded || j.Scheduled {
+		t.Fatalf("%+v", j)
+	}
+	if d := cmp.Diff([]string{"end FullBackupEnded"}, heard()); d != "" {
+		t.Errorf("recorded (-want +got):\n%s", d)
+	}
+	w.wait(time.Minute)
+	list := daily(1)
+	if s := w.state(list); !s.Verified.IsZero() {
+		t.Errorf("it counts: %+v", s)
+	}
+	if j := w.due(list); j == nil || !j.Scheduled {
+		t.Errorf("nothing was due: %+v", j)
 	}
 }

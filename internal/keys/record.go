@@ -12,6 +12,7 @@ import (
 	"io"
 	"math/big"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -251,10 +252,14 @@ func put(ctx context.Context, eng engine.Engine, w store.Writer, path string, bo
 	if err != nil {
 		return nil, engineFailure(err, "a key record")
 	}
-	record, err := json.Marshal(envelope{Version: recordVersion, MAC: code, Body: data})
-	if err != nil {
-		return nil, failure.Wrap(failure.Internal, err, "a key record cannot be encoded")
-	}
+	// As json.Marshal writes an envelope, without reading all of the body once more.
+	record := make([]byte, 0, len(data)+96)
+	record = append(record, `{"v":`...)
+	record = strconv.AppendInt(record, recordVersion, 10)
+	record = append(record, `,"mac":"`...)
+	record = base64.StdEncoding.AppendEncode(record, code)
+	record = append(record, `","body":`...)
+	record = append(append(record, data...), '}')
 	w.Put(path, record)
 	return code, nil
 }

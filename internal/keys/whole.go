@@ -6,8 +6,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"iter"
+	"runtime"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 
 	"strongroom/internal/engine"
 	"strongroom/internal/failure"
@@ -59,9 +63,24 @@ func (k *Keys) Mover() (*Mover, error) {
 }
 
 // CopyAll yields all keys that r shows, deleted ones too, with their material exported under salt. It stops at the first
-// key that cannot be read: a backup without it would be taken for whole.
+// key that cannot be read: a backup without it would be taken for whole. Several keys are exported at once.
 func (m *Mover) CopyAll(ctx context.Context, r store.Reader, salt []byte, yield func(Copy) error) error {
-	k, eng := m.k, m.eng
+	k := m.k
+	var batch []*fetched
+	size := 0
+	flush := func() error {
+		copies, err := m.export(ctx, batch, salt)
+		if err != nil {
+			return err
+		}
+		for _, c := range copies {
+			if err := yield(c); err != nil {
+				return err
+			}
+		}
+		batch, size = nil, 0
+		return nil
+	}
 	for _, deleted := range []bool{false, true} {
 		prefix := k.keyPrefix()
 		if deleted {
@@ -71,21 +90,109 @@ func (m *Mover) CopyAll(ctx context.Context, r store.Reader, salt []byte, yield 
 			if err := ctx.Err(); err != nil {
 				return err
 			}
-			lower := strings.TrimPrefix(path, prefix)
-			rec, err := k.openKey(ctx, eng, r, lower, deleted, raw)
-			if err != nil {
-				return err
-			}
-			c, err := k.copyKey(ctx, eng, r, lower, rec, salt)
-			if err != nil {
-				return err
-			}
-			if err := yield(c); err != nil {
-				return err
+			f := k.fetch(r, strings.TrimPrefix(path, prefix), deleted, raw)
+			batch, size = append(batch, f), size+f.size
+			if len(batch) == 128 || size > 1<<20 {
+				if err := flush(); err != nil {
+					return err
+				}
 			}
 		}
 	}
-	return nil
+	return flush()
+}
+
+// fetched is all that the store has of one key: what is made of it can be made outside the transaction's goroutine, by
+// what is made of any other Reader. It is a Reader of that key.
+type fetched struct {
+	lower   string
+	deleted bool
+	raw     []byte // the key's own record
+	size    int
+	paths   []string // the other records, in order
+	values  [][]byte
+}
+
+var _ store.Reader = (*fetched)(nil)
+
+func (k *Keys) fetch(r store.Reader, lower string, deleted bool, raw []byte) *fetched {
+	f := &fetched{lower: lower, deleted: deleted, raw: raw, size: len(raw)}
+	add := func(path string, value []byte) {
+		f.paths, f.values, f.size = append(f.paths, path), append(f.values, value), f.size+len(value)
+	}
+	other := k.deletedPath(lower)
+	if deleted {
+		other = k.keyPath(lower)
+	}
+	for _, path := range []string{other, k.policyPath(lower)} {
+		if value, there := r.Get(path); there {
+			add(path, value)
+		}
+	}
+	for path, value := range r.Scan(k.versionPrefix(lower), "") {
+		add(path, value)
+		if len(f.paths) > MaxVersions+2 {
+			break // one more than there can be is refused, whatever follows
+		}
+	}
+	return f
+}
+
+// Get returns a record of the key.
+func (f *fetched) Get(path string) ([]byte, bool) {
+	i := slices.Index(f.paths, path)
+	if i < 0 {
+		return nil, false
+	}
+	return f.values[i], true
+}
+
+// Scan yields records of the key.
+func (f *fetched) Scan(prefix, after string) iter.Seq2[string, []byte] {
+	return func(yield func(string, []byte) bool) {
+		for i, path := range f.paths {
+			if strings.HasPrefix(path, prefix) && path > after && !yield(path, f.values[i]) {
+				return
+			}
+		}
+	}
+}
+
+// export makes the copies of some keys, several at once.
+func (m *Mover) export(ctx context.Context, batch []*fetched, salt []byte) ([]Copy, error) {
+	copies := make([]Copy, len(batch))
+	var next atomic.Int64
+	// One processor stays free for the calls to the HSM, and one is the caller's who writes what was exported before.
+	workers := min(max(1, runtime.GOMAXPROCS(0)-2), len(batch))
+	errs := make([]error, workers)
+	var group sync.WaitGroup
+	for n := range workers {
+		group.Go(func() {
+			defer func() {
+				if p := recover(); p != nil { // nobody else would, and the server would end (R4)
+					errs[n] = failure.Wrap(failure.Internal, fmt.Errorf("panic: %T", p), "a key could not be exported for a reason that is our mistake")
+				}
+			}()
+			for i := next.Add(1) - 1; i < int64(len(batch)); i = next.Add(1) - 1 {
+				f := batch[i]
+				rec, err := m.k.openKey(ctx, m.eng, f, f.lower, f.deleted, f.raw)
+				if err == nil {
+					copies[i], err = m.k.copyKey(ctx, m.eng, f, f.lower, rec, salt)
+				}
+				if err != nil {
+					errs[n] = err
+					return
+				}
+			}
+		})
+	}
+	group.Wait()
+	for _, err := range errs {
+		if err != nil {
+			return nil, err
+		}
+	}
+	return copies, nil
 }
 
 func (k *Keys) copyKey(ctx context.Context, eng engine.Engine, r store.Reader, lower string, rec *keyRecord, salt []byte) (Copy, error) {
@@ -130,7 +237,21 @@ type Restorable struct {
 	versions []*versionRecord
 	policy   *policyRecord
 	deleted  *deletion
+	paths    []string // its records, as they are going to be written
+	values   [][]byte
 }
+
+// Put takes a record. With it, and nothing in it yet, a Restorable is a store.Writer for the function that writes keys.
+func (r *Restorable) Put(path string, value []byte) {
+	r.paths, r.values = append(r.paths, path), append(r.values, value)
+}
+
+// Get, Scan and Delete find nothing.
+func (r *Restorable) Get(string) ([]byte, bool) { return nil, false }
+func (r *Restorable) Scan(string, string) iter.Seq2[string, []byte] {
+	return func(func(string, []byte) bool) {}
+}
+func (r *Restorable) Delete(string) {}
 
 // Versions is how many versions the key has.
 func (r *Restorable) Versions() int { return len(r.versions) }
@@ -200,7 +321,8 @@ func (m *Mover) Prepare(ctx context.Context, salt, text []byte) (*Restorable, er
 		}
 		r.versions = append(r.versions, v)
 	}
-	return r, nil
+	// Encoded here and not in the transaction: there one key waits for the other.
+	return r, k.encode(ctx, eng, r)
 }
 
 // Fill writes keys into a place that nobody uses yet, and how long the HSM was served. It can be called again with more
@@ -215,7 +337,7 @@ func (m *Mover) Fill(ctx context.Context, w store.Writer, served int64, list []*
 		return k.roomForKey(k.cfg.MaxKeys)
 	}
 	for _, r := range list {
-		if err := k.fillOne(ctx, eng, w, r); err != nil {
+		if err := k.fillOne(w, r); err != nil {
 			return err
 		}
 	}
@@ -225,22 +347,30 @@ func (m *Mover) Fill(ctx context.Context, w store.Writer, served int64, list []*
 	return k.putServed(ctx, eng, w, served)
 }
 
-func (k *Keys) fillOne(ctx context.Context, eng engine.Engine, w store.Writer, r *Restorable) (err error) {
+func (k *Keys) fillOne(w store.Writer, r *Restorable) error {
 	for _, path := range []string{k.keyPath(r.lower), k.deletedPath(r.lower)} {
 		if _, twice := w.Get(path); twice {
 			return damaged(fmt.Errorf("key %s comes twice", r.Name))
 		}
 	}
+	for i, path := range r.paths {
+		w.Put(path, r.values[i])
+	}
+	return nil
+}
+
+// encode makes the records of a key.
+func (k *Keys) encode(ctx context.Context, eng engine.Engine, r *Restorable) (err error) {
 	rec := &keyRecord{Name: r.Name, Deleted: r.deleted}
 	for _, v := range r.versions {
-		code, err := put(ctx, eng, w, k.versionPath(r.lower, len(rec.Versions)+1), v)
+		code, err := put(ctx, eng, r, k.versionPath(r.lower, len(rec.Versions)+1), v)
 		if err != nil {
 			return err
 		}
 		rec.Versions = append(rec.Versions, versionRef{ID: v.ID, MAC: code})
 	}
 	if r.policy != nil {
-		if rec.Policy, err = put(ctx, eng, w, k.policyPath(r.lower), r.policy); err != nil {
+		if rec.Policy, err = put(ctx, eng, r, k.policyPath(r.lower), r.policy); err != nil {
 			return err
 		}
 	}
@@ -248,7 +378,7 @@ func (k *Keys) fillOne(ctx context.Context, eng engine.Engine, w store.Writer, r
 	if r.deleted != nil {
 		path = k.deletedPath(r.lower)
 	}
-	_, err = put(ctx, eng, w, path, rec)
+	_, err = put(ctx, eng, r, path, rec)
 	return err
 }
 
@@ -277,7 +407,7 @@ func (m *Mover) RestoreOne(ctx context.Context, r *Restorable, also func(store.W
 		if _, err := put(ctx, eng, w, k.countPath(), countRecord{Keys: count + 1}); err != nil {
 			return err
 		}
-		if err := k.fillOne(ctx, eng, w, r); err != nil {
+		if err := k.fillOne(w, r); err != nil {
 			return err
 		}
 		return also(w)

@@ -7,6 +7,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"strongroom/internal/failure"
+	"strongroom/internal/store/memory"
 )
 
 // Covers B1: the body of a key in a backup of the whole HSM is read or refused, and what is read prints back the same.
@@ -47,4 +48,26 @@ func FuzzParseCopy(f *testing.F) {
 			t.Errorf("written again it differs (%v): %s", err, diff)
 		}
 	})
+}
+
+// A record is spelled as encoding/json spells an envelope, to the byte.
+func TestRecordsAreSpelledAsEver(t *testing.T) {
+	h := newBench(t, memory.New(), alphaID, ownDomain)
+	eng, err := h.cfg.Engine()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var r Restorable
+	code, err := put(t.Context(), eng, &r, h.keyPath("k"), keyRecord{Name: "<K>&", Versions: []versionRef{{ID: "id", MAC: []byte{0xfb, 0xff}}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var e envelope
+	if err := strictDecode(r.values[0], &e); err != nil {
+		t.Fatal(err)
+	}
+	want, err := json.Marshal(e)
+	if err != nil || string(want) != string(r.values[0]) || string(e.MAC) != string(code) {
+		t.Errorf("got  %s\nwant %s, %v", r.values[0], want, err)
+	}
 }

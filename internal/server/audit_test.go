@@ -190,7 +190,7 @@ func TestJobsAreInTheLog(t *testing.T) {
 	for _, e := range []backup.Event{
 		{Job: j, HSM: "name", HSMID: "id", Operation: "FullRestoreRoles", Action: access.AssignmentsWrite, Intent: true},
 		{Job: j, HSM: "name", HSMID: "id", Operation: "FullRestoreRoles", Action: access.AssignmentsWrite, Intended: true, Took: time.Second},
-		{Job: j, HSM: "name", HSMID: "id", Operation: "FullBackupEnded", Action: access.BackupStart, Code: "Interrupted"},
+		{Job: backup.Job{ID: "job", By: backup.Server, Scheduled: true}, HSM: "name", HSMID: "id", Operation: "FullBackupEnded", Action: access.BackupStart, Code: "Interrupted"},
 	} {
 		must(t, a.job(t.Context(), e))
 	}
@@ -200,6 +200,7 @@ func TestJobsAreInTheLog(t *testing.T) {
 	second, third := want, want
 	second.Number, second.Phase, second.Outcome, second.Duration = 1, audit.PhaseOutcome, audit.Allowed, 1_000_000
 	third.Number, third.Phase, third.Operation, third.Action, third.Outcome, third.Code = 2, "", "FullBackupEnded", string(access.BackupStart), audit.Failed, "Interrupted"
+	third.Plane, third.Principal, third.Key = audit.PlaneServer, "server", ""
 	got := recorded(t, filepath.Join(dir, "audit"))
 	for i := range got {
 		got[i].Time = time.Time{}

@@ -60,7 +60,7 @@ func (a *auditor) job(ctx context.Context, e backup.Event) error {
 		return nil
 	}
 	plane := audit.PlaneData
-	if e.Job.By == backup.Server {
+	if e.Job.Scheduled {
 		plane = audit.PlaneServer
 	}
 	r := audit.Record{Time: time.Now().UTC(), Request: e.Job.ID, Plane: plane, Principal: e.Job.By, HSM: e.HSMID, HSMName: e.HSM,

@@ -195,28 +195,35 @@ func (s *software) use(ctx context.Context, ref engine.Ref, inLane bool) (*entry
 	return e, nil
 }
 
-// useOnce is use for a key that is not kept afterwards, if it was not open before: whoever goes through all keys must
-// not drive those out that are in use.
-func (s *software) useOnce(ctx context.Context, ref engine.Ref) (*entry, error) {
-	if e, _ := s.cache.get(idOf(ref)); e != nil {
-		if same(ref, e.key.spec()) {
-			return e, nil
+// plainOf is the plain form of ref's key, as it lies there, after it was opened: for whoever goes through all keys. It is
+// not kept: those must not drive out the keys that are in use. A key that is open already is not parsed again.
+func (s *software) plainOf(ctx context.Context, ref engine.Ref) (plain secret.Bytes, err error) {
+	e, _ := s.cache.get(idOf(ref))
+	if e != nil {
+		defer s.cache.release(e)
+		if !same(ref, e.key.spec()) {
+			return plain, engine.ErrTampered
 		}
-		s.cache.release(e)
-		return nil, engine.ErrTampered
-	}
-	if heavy(ref) {
+	} else if heavy(ref) {
 		leave, err := s.lanes.enter(ctx)
 		if err != nil {
-			return nil, err
+			return plain, err
 		}
 		defer leave()
 	}
-	key, err := s.open(ref)
-	if err != nil {
-		return nil, err
+	if plain, err = s.openKey(ref.Sealed, ref.Binding); err != nil || e != nil {
+		return plain, err
 	}
-	return &entry{key: key, users: 1, gone: true}, nil
+	key, err := parse(plain)
+	if err == nil && !same(ref, key.spec()) {
+		err = engine.ErrTampered
+	}
+	key.wipe()
+	if err != nil {
+		plain.Wipe()
+		return secret.Bytes{}, err
+	}
+	return plain, nil
 }
 
 // usePrivate is use for an operation with the private key: a heavy one has its place in the lanes until done is

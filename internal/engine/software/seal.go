@@ -91,12 +91,7 @@ func (s *software) Export(ctx context.Context, ref engine.Ref, salt, binding []b
 		return nil, err
 	}
 	// Opening the key, and not only its ciphertext, keeps a record that lies about its type out of backups.
-	e, err := s.useOnce(ctx, ref)
-	if err != nil {
-		return nil, err
-	}
-	defer s.cache.release(e)
-	plain, err := e.key.marshal()
+	plain, err := s.plainOf(ctx, ref)
 	if err != nil {
 		return nil, err
 	}
@@ -146,7 +141,15 @@ func (s *software) Import(ctx context.Context, exported, salt, exportBinding []b
 	if !want.describes(key.spec()) {
 		return engine.Made{}, fmt.Errorf("%w: the exported key is another one than its description says", engine.ErrSpec)
 	}
-	return s.made(key, binding)
+	public, err := key.public()
+	if err != nil {
+		return engine.Made{}, err
+	}
+	sealed, err := s.sealKey(plain, binding) // as it came: this domain's engine wrote it
+	if err != nil {
+		return engine.Made{}, err
+	}
+	return engine.Made{Public: public, Sealed: sealed}, nil
 }
 
 func (s *software) SealBackup(ctx context.Context, salt, header, plaintext []byte) ([]byte, error) {
