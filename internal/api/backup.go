@@ -79,3 +79,17 @@ type RestorePoint struct {
 type RestoreState struct {
 	RestorePoint *RestorePoint `json:"restorePoint"`
 }
+
+// BackupSchedules are the backups that the server takes of an HSM by itself. Strongroom's own.
+type BackupSchedules struct {
+	Value []BackupSchedule `json:"value"`
+}
+
+// BackupSchedule is one of them. Times are Unix seconds.
+type BackupSchedule struct {
+	To       string `json:"to"`
+	Every    int64  `json:"everySeconds"`
+	Keep     int    `json:"keep"`     // finished backups that stay in the place
+	Verified *int64 `json:"verified"` // when the newest that was read back without a finding was begun; null: there is none
+	Failures int64  `json:"failures"` // since the server was started
+}

@@ -42,6 +42,8 @@ type Config struct {
 	Now     func() time.Time
 	Log     *slog.Logger
 	Program string // name and version, for the manifest
+	// Schedules are the backups that the server takes by itself, for [Service.Schedules] to show. Optional.
+	Schedules []Schedule
 	// RecentBackup, if not 0, is how old the newest backup of an HSM must be before it is restored over: Azure's
 	// rule, which wants half an hour. 0 asks for none: what a restore replaces is kept as a restore point.
 	RecentBackup time.Duration

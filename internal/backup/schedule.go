@@ -157,6 +157,20 @@ func (s *Service) States(ctx context.Context, list []Schedule) ([]State, error) 
 	return out, nil
 }
 
+// Schedules tell how the schedules of one HSM stand.
+func (s *Service) Schedules(ctx context.Context, h *hsm.HSM, caller access.Caller) ([]State, error) {
+	if err := h.Allowed(ctx, caller, access.BackupStatus); err != nil {
+		return nil, err
+	}
+	var list []Schedule
+	for _, c := range s.cfg.Schedules {
+		if strings.EqualFold(c.HSM, h.Name()) {
+			list = append(list, c)
+		}
+	}
+	return s.States(ctx, list)
+}
+
 func (s *Service) startScheduled(ctx context.Context, h *hsm.HSM, c Schedule) error {
 	t, err := c.Target()
 	if err != nil {

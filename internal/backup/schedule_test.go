@@ -120,6 +120,17 @@ func TestSchedule(t *testing.T) {
 		}
 		w.wait(3 * time.Minute)
 	}
+	// The HSM tells it to who may know of its backups, and tells nobody of another HSM's.
+	other := list[0]
+	other.HSM = "beta"
+	w.config = func(c *backup.Config) { c.Schedules = append([]backup.Schedule{other}, list...) }
+	w.restart()
+	if states, err := w.backups.Schedules(t.Context(), w.open("alpha"), admin); err != nil || len(states) != 1 || !strings.EqualFold(states[0].HSM, "alpha") || states[0].Verified.IsZero() {
+		t.Errorf("schedules of the HSM: %+v, %v", states, err)
+	}
+	if _, err := w.backups.Schedules(t.Context(), w.open("alpha"), stranger); !errors.Is(err, failure.Forbidden) {
+		t.Errorf("schedules, for a stranger: %v", err)
+	}
 	folders, _ := w.shelf.Folders(t.Context(), "")
 	if d := cmp.Diff(made[1:], folders); d != "" {
 		t.Errorf("what is left, with %s by hand (-want +got):\n%s", own, d)

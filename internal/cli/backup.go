@@ -20,7 +20,7 @@ import (
 func (a *app) backupCommand() *cobra.Command {
 	return noun("backup", "Full backups of an HSM", `A full backup holds everything of an HSM: keys with all versions, deleted keys, policies, roles, settings. It can be restored
 on every HSM of the same security domain, and nowhere else; without the security domain, and a quorum of its custodians, nobody can open it.`,
-		a.backupStartCommand(), a.backupStatusCommand(), a.backupListCommand(), a.backupVerifyCommand())
+		a.backupStartCommand(), a.backupStatusCommand(), a.backupListCommand(), a.backupVerifyCommand(), a.backupScheduleCommand())
 }
 
 func (a *app) restoreCommand() *cobra.Command {
@@ -409,6 +409,52 @@ func (a *app) restoreUndoCommand() *cobra.Command {
 		}
 		a.say("undone; to take it back: strongroom restore undo")
 		return a.showPoint(p)
+	})
+	return a.connected(cmd, settingURL)
+}
+
+// scheduleView is a schedule as results show it.
+type scheduleView struct {
+	To       string     `json:"to"`
+	Every    string     `json:"every"`
+	Keep     int        `json:"keep"`
+	Verified *time.Time `json:"verified,omitempty"`
+	Failures int64      `json:"failures"`
+}
+
+func (a *app) backupScheduleCommand() *cobra.Command {
+	cmd := a.verb("schedule", "Show the backups that the server takes by itself", `They stand in the configuration of the server ([[backup.schedule]]), and not in the HSM: who may read or fill a place is for the server's
+operator to say. VERIFIED is when the newest backup was begun that was read back and found good.`, 0, func(cmd *cobra.Command, _ []string) error {
+		hsm, err := a.hsm(cmd)
+		if err != nil {
+			return err
+		}
+		list, err := hsm.BackupSchedules(cmd.Context())
+		if err != nil {
+			return err
+		}
+		views := []scheduleView{}
+		for _, s := range list {
+			v := scheduleView{To: shownPlace(s.To), Every: (time.Duration(s.Every) * time.Second).String(), Keep: s.Keep, Failures: s.Failures}
+			if s.Verified != nil {
+				at := time.Unix(*s.Verified, 0).UTC()
+				v.Verified = &at
+			}
+			views = append(views, v)
+		}
+		if len(views) == 0 {
+			a.say("the server takes no backups of this HSM by itself; its operator can add them to its configuration, as [[backup.schedule]]")
+		}
+		return a.result(views, func(t *table) {
+			t.row("TO", "EVERY", "KEEP", "VERIFIED", "FAILURES")
+			for _, v := range views {
+				verified := "never"
+				if v.Verified != nil {
+					verified = v.Verified.Format(time.RFC3339)
+				}
+				t.row(v.To, v.Every, strconv.Itoa(v.Keep), verified, strconv.FormatInt(v.Failures, 10))
+			}
+		})
 	})
 	return a.connected(cmd, settingURL)
 }

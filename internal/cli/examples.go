@@ -46,6 +46,7 @@ var examples = map[string][]string{
 	"key release":            {"strongroom key release travels --url alpha --target enclave.jwt --out travels.released"},
 	"key restore":            {"strongroom key restore --url beta --file invoices.backup"},
 	"backup start":           {"strongroom backup start --url alpha --to /srv/backups", "strongroom backup start --url alpha --to https://backups.blob.core.windows.net/alpha --sas-file alpha.sas"},
+	"backup schedule":        {"strongroom backup schedule --url alpha"},
 	"backup status":          {"strongroom backup status 3f6d0c5be2a14f7f9a70d2c1b8e4a955 --url alpha"},
 	"backup list":            {"strongroom backup list --url alpha", "strongroom backup list --in /srv/backups"},
 	"backup verify":          {"strongroom backup verify /srv/backups/mhsm-alpha-2026112503000000 --domain SD.json", "strongroom backup verify s3://backups/alpha/mhsm-alpha-2026112503000000 --config strongroom.toml --domain SD.json --key ada.key --key cy.key"},

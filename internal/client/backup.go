@@ -78,6 +78,13 @@ func (h *HSM) Jobs(ctx context.Context) ([]api.Job, error) {
 	return list.Value, err
 }
 
+// BackupSchedules lists the backups that the server takes of the HSM by itself.
+func (h *HSM) BackupSchedules(ctx context.Context) ([]api.BackupSchedule, error) {
+	var list api.BackupSchedules
+	_, err := h.call(ctx, http.MethodGet, nil, &list, "backup", "schedule")
+	return list.Value, err
+}
+
 // RestorePoint returns what the last restore has replaced; nil if there is nothing.
 func (h *HSM) RestorePoint(ctx context.Context) (*api.RestorePoint, error) {
 	var state api.RestoreState

@@ -217,6 +217,27 @@ func listJobs(ctx context.Context, c *call) (answer, error) {
 	return ok(out)
 }
 
+func listSchedules(ctx context.Context, c *call) (answer, error) {
+	jobs, err := c.jobs()
+	if err != nil {
+		return answer{}, err
+	}
+	states, err := jobs.Schedules(ctx, c.hsm, c.caller)
+	if err != nil {
+		return answer{}, err
+	}
+	out := api.BackupSchedules{Value: []api.BackupSchedule{}}
+	for _, s := range states {
+		one := api.BackupSchedule{To: s.URI, Every: int64(s.Every.Seconds()), Keep: s.Keep, Failures: s.Failures}
+		if !s.Verified.IsZero() {
+			at := s.Verified.Unix()
+			one.Verified = &at
+		}
+		out.Value = append(out.Value, one)
+	}
+	return ok(out)
+}
+
 func restoreState(ctx context.Context, c *call) (answer, error) {
 	p, err := c.hsm.RestorePoint(ctx, c.caller)
 	if err != nil {

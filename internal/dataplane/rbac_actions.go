@@ -26,6 +26,7 @@ var actions = func() map[string]access.Action {
 		"POST prebackup":           access.BackupStart,
 		"GET backup/{id}/pending":  access.BackupStatus,
 		"GET backup":               access.BackupStatus,
+		"GET backup/schedule":      access.BackupStatus,
 		"PUT restore":              access.RestoreStart,
 		"PUT prerestore":           access.RestoreStart,
 		"PUT keys/{name}/restore":  access.RestoreStart,

@@ -35,7 +35,8 @@ var routes = append(roleRoutes(), []route{
 
 	{"POST", "backup", operation{name: "FullBackup", changes: true, maxBody: smallBody, run: startBackup}},
 	{"GET", "backup/{id}/pending", operation{name: "FullBackupStatus", anyVersion: true, run: jobStatus(false)}},
-	{"GET", "backup", operation{name: "ListBackupsAndRestores", run: listJobs}}, // Strongroom's own
+	{"GET", "backup", operation{name: "ListBackupsAndRestores", run: listJobs}},            // Strongroom's own
+	{"GET", "backup/schedule", operation{name: "ListBackupSchedules", run: listSchedules}}, // Strongroom's own
 	{"POST", "prebackup", operation{name: "PreFullBackup", changes: true, maxBody: smallBody, run: checkBackup}},
 	{"PUT", "restore", operation{name: "FullRestore", changes: true, maxBody: smallBody, run: startRestore}},
 	{"GET", "restore/{id}/pending", operation{name: "RestoreStatus", anyVersion: true, run: jobStatus(true)}},

@@ -36,6 +36,7 @@ func (s *Server) beginBackups(ctx context.Context) error {
 		Store: s.store, Seal: s.seal, HSMs: s.hsms, Now: time.Now, Log: s.log, Program: "strongroom/" + s.version,
 		RecentBackup: time.Duration(s.cfg.Backup.RecentMinutes) * time.Minute,
 		Record:       s.audit.job,
+		Schedules:    s.schedules,
 		Open: func(_ context.Context, t backup.Target) (backupset.Storage, error) {
 			if t.ManagedIdentity {
 				return nil, failure.New(failure.BadParameter, "this server has no managed identity; send a SAS token instead of useManagedIdentity")

@@ -140,6 +140,21 @@ var deviations = []Deviation{
 		},
 	},
 	{
+		Where: "GET /backup/schedule", Document: "no such operation", Here: "200: the backups that the server takes of the HSM by itself",
+		Why:       "Strongroom's own: `strongroom backup schedule`",
+		responses: tree{"200": tree{"description": "The schedules.", "schema": tree{"$ref": "#/definitions/StrongroomBackupSchedules"}}},
+		definitions: tree{
+			"StrongroomBackupSchedules": tree{"required": []any{"value"}, "properties": tree{"value": tree{"type": "array", "items": tree{"$ref": "#/definitions/StrongroomBackupSchedule"}}}},
+			"StrongroomBackupSchedule": tree{"required": []any{"to", "everySeconds", "keep", "verified", "failures"}, "properties": tree{
+				"to":           tree{"type": "string", "minLength": 1},
+				"everySeconds": tree{"type": "integer", "minimum": 300},
+				"keep":         tree{"type": "integer", "minimum": 1},
+				"verified":     tree{"type": "integer", "format": "unixtime", "x-nullable": true},
+				"failures":     tree{"type": "integer", "minimum": 0},
+			}},
+		},
+	},
+	{
 		Where: "GET /restore", Document: "no such operation", Here: "200: what the last restore has replaced, and until when it can be brought back",
 		Why:       "Strongroom's own: `strongroom restore status`",
 		responses: tree{"200": tree{"description": "The restore point, if there is one.", "schema": tree{"$ref": "#/definitions/StrongroomRestoreState"}}},
