@@ -176,6 +176,9 @@ func (s *Service) end(hsmID string, j Job, cause error) error {
 
 // describe is what the caller is told of a failure. What is none of ours is not shown: it may quote a token.
 func describe(err error) (code, message string) {
+	if errors.Is(err, context.Canceled) { // whatever whoever noticed it says: the request is long over
+		return "Interrupted", "the server was stopped before it was done; nothing was changed, start it again"
+	}
 	if f, ok := errors.AsType[*failure.Error](err); ok {
 		code = f.Code
 		if code == "" {
@@ -187,9 +190,6 @@ func describe(err error) (code, message string) {
 	}
 	if errors.Is(err, engine.ErrClosed) {
 		return "Interrupted", "the HSM was deleted, or the server was stopped, before it was done; nothing was changed"
-	}
-	if errors.Is(err, context.Canceled) {
-		return "Interrupted", "the server was stopped before it was done; nothing was changed, start it again"
 	}
 	return "InternalError", "it failed for a reason that is in the server's log; nothing was changed"
 }

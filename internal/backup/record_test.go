@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -24,7 +25,10 @@ func (w *world) listen(refuse func(e backup.Event) error) (heard func() []string
 	w.t.Helper()
 	var list []string
 	w.config = func(c *backup.Config) {
-		c.Record = func(_ context.Context, e backup.Event) error {
+		c.Record = func(ctx context.Context, e backup.Event) error {
+			if err := ctx.Err(); err != nil {
+				return err // as the audit log does
+			}
 			if refuse != nil {
 				if err := refuse(e); err != nil {
 					return err
@@ -158,6 +162,41 @@ func TestInterruptedJobsAreRecorded(t *testing.T) {
 	}
 }
 
+// So has one that a graceful stop ends, from the process itself.
+func TestStoppedJobsAreRecorded(t *testing.T) {
+	w := newWorld(t, "alpha")
+	w.fill("alpha")
+	heard := w.listen(nil)
+	hold, held := make(chan struct{}), make(chan struct{})
+	w.shelf.hook = func(op, name string) error {
+		if op == "create" && strings.HasSuffix(name, "part-000001") {
+			close(held)
+			<-hold
+		}
+		return nil
+	}
+	j, err := w.backups.Backup(t.Context(), w.open("alpha"), admin, target)
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-held
+	closed := make(chan struct{})
+	go func() { defer close(closed); w.backups.Close() }()
+	for err = nil; failure.KindOf(err) != failure.Unavailable; { // until it stops: nothing new begins
+		_, err = w.backups.CheckBackup(t.Context(), w.open("alpha"), admin, nil)
+	}
+	close(hold)
+	<-closed
+	if d := cmp.Diff([]string{"end FullBackupEnded  Interrupted"}, heard()); d != "" {
+		t.Errorf("(-want +got):\n%s", d)
+	}
+	w.shelf.hook = nil
+	w.restart()
+	if j, err = w.backups.Status(t.Context(), w.open("alpha"), admin, false, j.ID); err != nil || j.Status != backup.Failed || j.Code != "Interrupted" {
+		t.Errorf("%+v, %v", j, err)
+	}
+}
+
 // A panic in a restore is its failure: the server goes on, and the HSM is as it was.
 func TestPanicInARestore(t *testing.T) {
 	w := newWorld(t, "alpha")
@@ -245,6 +284,18 @@ func TestHSMDeletedUnderAJob(t *testing.T) {
 	}
 }
 
+// waiting is a context that tells when somebody waits for its end.
+type waiting struct {
+	context.Context
+	once  sync.Once
+	asked chan struct{}
+}
+
+func (w *waiting) Done() <-chan struct{} {
+	w.once.Do(func() { close(w.asked) })
+	return w.Context.Done()
+}
+
 // Whoever was told that a job has ended may begin the next one, even if the first has not tidied up yet.
 func TestTheNextJobWaitsForTidyingUp(t *testing.T) {
 	w := newWorld(t, "alpha")
@@ -267,15 +318,16 @@ func TestTheNextJobWaitsForTidyingUp(t *testing.T) {
 	if j = w.done("alpha", j, nil); j.Status != backup.Succeeded {
 		t.Fatalf("%+v", j)
 	}
-	begun := make(chan error, 1)
+	begun, waits := make(chan error, 1), &waiting{Context: context.Background(), asked: make(chan struct{})}
 	go func() {
-		_, err := w.backups.CheckBackup(context.Background(), w.open("alpha"), admin, nil)
+		_, err := w.backups.CheckBackup(waits, w.open("alpha"), admin, nil)
 		begun <- err
 	}()
 	select {
 	case err := <-begun:
-		t.Errorf("it did not wait: %v", err)
-	default:
+		close(hold)
+		t.Fatalf("it did not wait: %v", err)
+	case <-waits.asked:
 	}
 	close(hold)
 	if err := <-begun; err != nil {
