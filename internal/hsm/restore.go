@@ -144,7 +144,9 @@ func (h *HSM) BeginRestore(ctx context.Context, job string) (*Restore, error) {
 	r := &Restore{h: &HSM{s: h.s, id: h.id, name: h.name, place: placeName(h.id, rec.Places)}, job: job}
 	r.keys = r.h.keysOf(rec, func(rd store.Reader) error { _, err := r.under(rd); return err })
 	if r.mover, err = r.keys.Mover(); err != nil {
-		r.keys.Close()
+		if e := r.Abandon(context.WithoutCancel(ctx)); e != nil {
+			h.s.cfg.Log.ErrorContext(ctx, "a restore that could not begin could not be given up; a restart of the server does that", "hsm", h.name, "job", job, "error", e)
+		}
 		return nil, err
 	}
 	return r, nil

@@ -11,10 +11,12 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"strongroom/internal/access"
+	"strongroom/internal/engine"
 	"strongroom/internal/failure"
 	"strongroom/internal/hsm"
 	"strongroom/internal/keys"
 	"strongroom/internal/store"
+	"strongroom/secret"
 )
 
 func nothingElse(store.Writer) error { return nil }
@@ -353,6 +355,30 @@ func TestRestoreIsAllOrNothing(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// A restore that cannot begin, because there is no engine, leaves the HSM as it was.
+func TestRestoreThatCannotBegin(t *testing.T) {
+	w := activated(t, "alpha")
+	make3(t, w.open("alpha"))
+	want, broken := inventory(t, w.open("alpha")), true
+	w.config = func(c *hsm.Config) {
+		open := c.OpenEngine
+		c.OpenEngine = func(wrapping, backup secret.Bytes) (engine.Engine, error) {
+			if broken {
+				return nil, errors.New("no engine")
+			}
+			return open(wrapping, backup)
+		}
+	}
+	w.restart()
+	if _, err := w.open("alpha").BeginRestore(t.Context(), "job"); err == nil {
+		t.Fatal("a restore began without an engine")
+	}
+	broken = false
+	if d := cmp.Diff(want, inventory(t, w.open("alpha"))); d != "" || w.info("alpha").Restoring {
+		t.Errorf("restoring %v (-want +got):\n%s", w.info("alpha").Restoring, d)
 	}
 }
 
