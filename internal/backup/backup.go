@@ -163,7 +163,7 @@ func (s *Service) Status(ctx context.Context, h *hsm.HSM, caller access.Caller, 
 	if err != nil {
 		return Job{}, store.Failure(err)
 	}
-	if j.Kind.restores() != restores {
+	if j.Kind.Restores() != restores {
 		return Job{}, none
 	}
 	if j.Status == InProgress {

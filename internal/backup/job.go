@@ -31,8 +31,8 @@ const (
 	CheckRestore Kind = "prerestore"
 )
 
-// restores reports whether a job of the kind is one of the restore routes.
-func (k Kind) restores() bool { return k == FullRestore || k == KeyRestore || k == CheckRestore }
+// Restores reports whether a job of the kind is one of the restore routes.
+func (k Kind) Restores() bool { return k == FullRestore || k == KeyRestore || k == CheckRestore }
 
 // Status of a job.
 type Status string

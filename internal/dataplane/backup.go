@@ -58,21 +58,17 @@ func (c *call) accepted(j backup.Job, err error) (answer, error) {
 		return answer{}, err
 	}
 	route := "backup"
-	if restoring(j.Kind) {
+	if j.Kind.Restores() {
 		route = "restore"
 	}
 	header := map[string]string{"Azure-AsyncOperation": c.base + "/" + route + "/" + j.ID + "/pending", "Retry-After": "1"}
 	return answer{status: http.StatusAccepted, header: header, body: job(j)}, nil
 }
 
-func restoring(k backup.Kind) bool {
-	return k == backup.FullRestore || k == backup.KeyRestore || k == backup.CheckRestore
-}
-
 // job is how a job is told on the routes of its kind.
 func job(j backup.Job) any {
 	op := operationOf(j)
-	if restoring(j.Kind) {
+	if j.Kind.Restores() {
 		return op.RestoreOperation
 	}
 	return op
