@@ -65,6 +65,8 @@ type Service struct {
 	// Of schedules, by Schedule.key: how many tries failed, and when the last one did that became no job.
 	failures map[string]int64
 	tries    map[string]time.Time
+	// unwritten is how the last job of an HSM ended, by the HSM's ID, where that could not be written down.
+	unwritten map[string]Job
 }
 
 type running struct {
@@ -75,7 +77,7 @@ type running struct {
 
 // New returns a Service without jobs. See [Service.Recover].
 func New(cfg Config) *Service {
-	s := &Service{cfg: cfg, running: map[string]*running{}, failures: map[string]int64{}, tries: map[string]time.Time{}}
+	s := &Service{cfg: cfg, running: map[string]*running{}, failures: map[string]int64{}, tries: map[string]time.Time{}, unwritten: map[string]Job{}}
 	s.ctx, s.stop = context.WithCancel(context.Background())
 	return s
 }
@@ -166,6 +168,7 @@ func (s *Service) Status(ctx context.Context, h *hsm.HSM, caller access.Caller, 
 	if j.Kind.Restores() != restores {
 		return Job{}, none
 	}
+	j = s.asEnded(h.ID(), j)
 	if j.Status == InProgress {
 		s.mu.Lock()
 		if r := s.running[h.ID()]; r != nil && r.job.ID == id {

@@ -839,3 +839,25 @@ func TestSnapshotIsOfOneMoment(t *testing.T) {
 		}
 	}
 }
+
+// A job whose end cannot be written down, because the disk is full, is over all the same for who asks; the next job writes it.
+func TestEndThatCannotBeWritten(t *testing.T) {
+	w := newWorld(t, "alpha")
+	w.fill("alpha")
+	folder := w.backup("alpha")
+	w.store.Inject(memory.Fault{At: 2, Forever: true}) // the begin of the job is written, and nothing after it
+	j := w.restore("alpha", folder)
+	if j.Status != backup.Failed || j.Ended == nil || j.Message == "" {
+		t.Errorf("on a full disk: %+v", j)
+	}
+	list, err := w.backups.Jobs(t.Context(), w.open("alpha"), admin)
+	if err != nil || len(list) != 2 || list[0].Status != backup.Failed {
+		t.Errorf("jobs: %+v, %v", list, err)
+	}
+	w.store.Inject(memory.Fault{})
+	w.backup("alpha")
+	w.restart()
+	if after, err := w.backups.Status(t.Context(), w.open("alpha"), admin, true, j.ID); err != nil || after.Status != backup.Failed || after.Message != j.Message {
+		t.Errorf("after the next job and a restart: %+v, %v", after, err)
+	}
+}

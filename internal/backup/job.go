@@ -126,7 +126,7 @@ func (s *Service) jobs(r store.Reader, hsmID string) (list []Job, err error) {
 		if err != nil {
 			return nil, err
 		}
-		list = append(list, j)
+		list = append(list, s.asEnded(hsmID, j))
 	}
 	slices.SortStableFunc(list, func(a, b Job) int { return b.Started.Compare(a.Started) })
 	return list, nil
@@ -135,6 +135,9 @@ func (s *Service) jobs(r store.Reader, hsmID string) (list []Job, err error) {
 // begin writes a new job down, and forgets the oldest beyond the limit.
 func (s *Service) begin(ctx context.Context, h *hsm.HSM, j Job) error {
 	hsmID := h.ID()
+	s.mu.Lock()
+	over, is := s.unwritten[hsmID]
+	s.mu.Unlock()
 	return store.Failure(s.cfg.Store.Update(ctx, func(w store.Writer) error {
 		if err := h.Alive(w); err != nil {
 			return err
@@ -153,11 +156,17 @@ func (s *Service) begin(ctx context.Context, h *hsm.HSM, j Job) error {
 				w.Delete(jobKey(hsmID, old.ID))
 			}
 		}
+		if is {
+			if err := s.putEnd(w, hsmID, over); err != nil {
+				return err
+			}
+		}
 		return s.put(w, hsmID, j)
 	}))
 }
 
-// end writes down how a job ended. cause is nil if it went well.
+// end writes down how a job ended. cause is nil if it went well. Where that cannot be written, on a full disk above all, it is
+// remembered, so that nobody waits for a job that is over, and written with the next job; after a restart it has been interrupted.
 func (s *Service) end(hsmID string, j Job, cause error) error {
 	now := s.cfg.Now().UTC()
 	j.Ended, j.Status = &now, Succeeded
@@ -166,12 +175,32 @@ func (s *Service) end(hsmID string, j Job, cause error) error {
 		j.Code, j.Message = describe(cause)
 	}
 	// Not under the job's context: that may be what ended it.
-	return store.Failure(s.cfg.Store.Update(context.Background(), func(w store.Writer) error {
-		if _, there := w.Get(jobKey(hsmID, j.ID)); !there {
-			return nil // the HSM was purged meanwhile, and nothing of it may stay
-		}
-		return s.put(w, hsmID, j)
-	}))
+	err := s.cfg.Store.Update(context.Background(), func(w store.Writer) error { return s.putEnd(w, hsmID, j) })
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err != nil {
+		s.unwritten[hsmID] = j
+	} else {
+		delete(s.unwritten, hsmID)
+	}
+	return store.Failure(err)
+}
+
+func (s *Service) putEnd(w store.Writer, hsmID string, j Job) error {
+	if _, there := w.Get(jobKey(hsmID, j.ID)); !there {
+		return nil // the HSM was purged meanwhile, and nothing of it may stay
+	}
+	return s.put(w, hsmID, j)
+}
+
+// asEnded is the end of a job that is read as under way, if it is known and could not be written.
+func (s *Service) asEnded(hsmID string, j Job) Job {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if over, is := s.unwritten[hsmID]; is && over.ID == j.ID {
+		return over
+	}
+	return j
 }
 
 // describe is what the caller is told of a failure. What is none of ours is not shown: it may quote a token.
