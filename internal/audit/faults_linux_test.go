@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"os"
 	"os/exec"
@@ -15,8 +16,10 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -548,7 +551,9 @@ func TestFullVolume(t *testing.T) {
 	dir := t.TempDir()
 	mount(t, dir, "size=1m")
 	folder := filepath.Join(dir, "audit")
-	l := mustOpen(t, folder, testOptions())
+	o, said := testOptions(), &slowLog{}
+	o.Logger = slog.New(said)
+	l := mustOpen(t, folder, o)
 	ballast := filepath.Join(dir, "ballast")
 	mustDo(t, os.WriteFile(ballast, bytes.Repeat([]byte("b"), 600<<10), 0o600))
 	n := 0
@@ -559,6 +564,9 @@ func TestFullVolume(t *testing.T) {
 	n--
 	if !errors.Is(err, ErrFull) || failure.KindOf(err) != failure.Unavailable || n < 100 {
 		t.Fatalf("after %d records: %v, want ErrFull", n, err)
+	}
+	if said.records.Load() == 0 {
+		t.Error("the caller had its answer before the log said that it cannot be written")
 	}
 	full := func(l *Log) {
 		t.Helper()
@@ -595,6 +603,19 @@ func TestFullVolume(t *testing.T) {
 	if s, err := Show(t.Context(), folder, Filter{Request: call(7777).Request}, func(Record) error { return nil }); err != nil || s.Matched != 0 {
 		t.Errorf("%d records of refused calls (%v)", s.Matched, err)
 	}
+}
+
+// A slowLog takes its time, so that whoever does not wait for it comes too early.
+type slowLog struct{ records atomic.Int64 }
+
+func (*slowLog) Enabled(context.Context, slog.Level) bool { return true }
+func (h *slowLog) WithAttrs([]slog.Attr) slog.Handler     { return h }
+func (h *slowLog) WithGroup(string) slog.Handler          { return h }
+
+func (h *slowLog) Handle(context.Context, slog.Record) error {
+	time.Sleep(20 * time.Millisecond)
+	h.records.Add(1)
+	return nil
 }
 
 func mount(t *testing.T, dir, options string) {

@@ -257,10 +257,10 @@ func (l *Log) commit(batch []*request) {
 		l.appended.Add(int64(len(batch)))
 	}
 	l.company.expect = int(l.waiting.Load()) // before the answers, so with this group
+	l.tell("records", err)                   // and this too: who has an answer sees it in Stats
 	for i, q := range batch {
 		q.done <- result{first + int64(i), err}
 	}
-	l.tell("records", err)
 }
 
 // appendLine adds a record to buf and to the tree.
