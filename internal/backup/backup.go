@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"regexp"
 	"runtime"
 	"strings"
 	"sync"
@@ -224,6 +225,9 @@ func (s *Service) Jobs(ctx context.Context, h *hsm.HSM, caller access.Caller) (l
 // written with what the job did.
 type work func(ctx context.Context, h *hsm.HSM, j *Job, storage backupset.Storage, progress func(backupset.Progress)) (ended bool, err error)
 
+// folderName is what the folder of a backup may be called, wherever it lies.
+var folderName = regexp.MustCompile(`^[0-9A-Za-z_-][0-9A-Za-z._-]{0,127}$`)
+
 // start opens the target, writes the job down and begins its work. One job of an HSM at a time.
 func (s *Service) start(ctx context.Context, h *hsm.HSM, caller access.Caller, j Job, t Target, do work) (Job, error) {
 	_, err := h.DomainID() // an HSM that is not activated says so first
@@ -235,6 +239,10 @@ func (s *Service) start(ctx context.Context, h *hsm.HSM, caller access.Caller, j
 		if c, closes := storage.(io.Closer); closes {
 			_ = c.Close()
 		}
+	}
+	// Before it is written down: with a URL cut at the wrong place, a folder's name ends with the token (B4).
+	if j.Kind.Restores() && !folderName.MatchString(j.Folder) {
+		return Job{}, failure.New(failure.BadParameter, "the folder to restore is none: give the name of a backup's folder, mhsm-NAME-DIGITS, of at most 128 letters, digits, '.', '_' and '-', without a token")
 	}
 	if t.URI != "" {
 		if storage, err = s.cfg.Open(ctx, t); err != nil {
