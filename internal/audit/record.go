@@ -70,6 +70,7 @@ type Record struct {
 	Version   string // version of the key
 	Authority string // attestation authority, of a release
 	Recipient string // thumbprint of the key that a key is released to
+	Backup    string // folder of the full backup that a job is about
 
 	Outcome  string // empty in an intent
 	Status   int64  // of HTTP
@@ -106,6 +107,7 @@ var fields = []field{
 	{name: "version", max: 64, text: func(r *Record) *string { return &r.Version }},
 	{name: "authority", max: 256, text: func(r *Record) *string { return &r.Authority }},
 	{name: "recipient", max: 64, text: func(r *Record) *string { return &r.Recipient }},
+	{name: "backup", max: 128, text: func(r *Record) *string { return &r.Backup }},
 	{name: "outcome", max: 16, text: func(r *Record) *string { return &r.Outcome }},
 	{name: "status", number: func(r *Record) *int64 { return &r.Status }},
 	{name: "code", max: 64, text: func(r *Record) *string { return &r.Code }},

@@ -45,9 +45,9 @@ func TestRecordLine(t *testing.T) {
 
 // A release says on whose word a key left, and for whom; both are bounded and cleaned as every text.
 func TestRecordOfARelease(t *testing.T) {
-	r := Record{Request: "r", Plane: PlaneData, Operation: "Release", Key: "k", Version: "v", Authority: "https://attest.example\n", Recipient: strings.Repeat("x", 65), Outcome: Allowed, Status: 200}
+	r := Record{Request: "r", Plane: PlaneData, Operation: "Release", Key: "k", Version: "v", Authority: "https://attest.example\n", Recipient: strings.Repeat("x", 65), Backup: "mhsm-a-2026112509301500/", Outcome: Allowed, Status: 200}
 	got := string(lineOf(t, r, 0, tlog.Hash{}))
-	want := `,"key":"k","version":"v","authority":"https://attest.example%0A","recipient":"` + strings.Repeat("x", 62) + `%~","outcome":"allowed","status":200}`
+	want := `,"key":"k","version":"v","authority":"https://attest.example%0A","recipient":"` + strings.Repeat("x", 62) + `%~","backup":"mhsm-a-2026112509301500/","outcome":"allowed","status":200}`
 	if !strings.HasSuffix(got, want) {
 		t.Errorf("got  %s\nwant … %s", got, want)
 	}

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"regexp"
 	"runtime"
 	"strings"
 	"sync"
@@ -140,21 +141,51 @@ func (s *Service) RestoreKey(ctx context.Context, h *hsm.HSM, caller access.Call
 	return s.start(ctx, h, caller, Job{Kind: KeyRestore, Folder: folder, Key: name}, t, s.restoreKey)
 }
 
-// Status tells how a job of a kind stands. restores says of which routes it is asked.
+// Status tells how a job of a kind stands. restores says of which routes it is asked. The restore of one key is told to
+// whoever began it and to whoever may ask at the scope of that key, too: they can begin one without a right in the whole HSM.
+// Anybody else is told what a stranger is told, whether there is such a job or not.
 func (s *Service) Status(ctx context.Context, h *hsm.HSM, caller access.Caller, restores bool, id string) (Job, error) {
 	action := access.BackupStatus
 	if restores {
 		action = access.RestoreStatus
 	}
-	if err := h.Allowed(ctx, caller, action); err != nil {
+	refused := h.Allowed(ctx, caller, action)
+	if refused != nil && !(restores && errors.Is(refused, failure.Forbidden)) {
+		return Job{}, refused
+	}
+	j, err := s.job(ctx, h, restores, id)
+	if refused != nil && (err != nil || !s.mayKnow(ctx, h, caller, &j)) {
+		return Job{}, refused
+	}
+	if err != nil {
 		return Job{}, err
 	}
+	j = s.asEnded(h.ID(), j)
+	if j.Status == InProgress {
+		s.mu.Lock()
+		if r := s.running[h.ID()]; r != nil && r.job.ID == id {
+			j.Records, j.Details = r.progress.Records, progressText(r.progress)
+		}
+		s.mu.Unlock()
+	}
+	return j, nil
+}
+
+// mayKnow asks whether somebody without a right in the whole HSM may know of a job.
+func (s *Service) mayKnow(ctx context.Context, h *hsm.HSM, caller access.Caller, j *Job) bool {
+	if j.Kind != KeyRestore {
+		return false
+	}
+	return j.By != "" && access.SamePrincipal(j.By, caller.ObjectID) || h.AllowedKey(ctx, caller, access.RestoreStatus, j.Key) == nil
+}
+
+// job reads what is written down of a job.
+func (s *Service) job(ctx context.Context, h *hsm.HSM, restores bool, id string) (j Job, err error) {
 	none := failure.Coded(failure.NotFound, "JobNotFound", "this HSM knows no such job; the last %d are remembered", maxJobs)
 	if !isJobID(id) {
 		return Job{}, none
 	}
-	var j Job
-	err := s.cfg.Store.View(ctx, func(r store.Reader) (err error) {
+	err = s.cfg.Store.View(ctx, func(r store.Reader) (err error) {
 		sealed, there := r.Get(jobKey(h.ID(), id))
 		if !there {
 			return none
@@ -167,14 +198,6 @@ func (s *Service) Status(ctx context.Context, h *hsm.HSM, caller access.Caller, 
 	}
 	if j.Kind.Restores() != restores {
 		return Job{}, none
-	}
-	j = s.asEnded(h.ID(), j)
-	if j.Status == InProgress {
-		s.mu.Lock()
-		if r := s.running[h.ID()]; r != nil && r.job.ID == id {
-			j.Records, j.Details = r.progress.Records, progressText(r.progress)
-		}
-		s.mu.Unlock()
 	}
 	return j, nil
 }
@@ -202,6 +225,9 @@ func (s *Service) Jobs(ctx context.Context, h *hsm.HSM, caller access.Caller) (l
 // written with what the job did.
 type work func(ctx context.Context, h *hsm.HSM, j *Job, storage backupset.Storage, progress func(backupset.Progress)) (ended bool, err error)
 
+// folderName is what the folder of a backup may be called, wherever it lies.
+var folderName = regexp.MustCompile(`^[0-9A-Za-z_-][0-9A-Za-z._-]{0,127}$`)
+
 // start opens the target, writes the job down and begins its work. One job of an HSM at a time.
 func (s *Service) start(ctx context.Context, h *hsm.HSM, caller access.Caller, j Job, t Target, do work) (Job, error) {
 	_, err := h.DomainID() // an HSM that is not activated says so first
@@ -213,6 +239,10 @@ func (s *Service) start(ctx context.Context, h *hsm.HSM, caller access.Caller, j
 		if c, closes := storage.(io.Closer); closes {
 			_ = c.Close()
 		}
+	}
+	// Before it is written down: with a URL cut at the wrong place, a folder's name ends with the token (B4).
+	if j.Kind.Restores() && !folderName.MatchString(j.Folder) {
+		return Job{}, failure.New(failure.BadParameter, "the folder to restore is none: give the name of a backup's folder, mhsm-NAME-DIGITS, of at most 128 letters, digits, '.', '_' and '-', without a token")
 	}
 	if t.URI != "" {
 		if storage, err = s.cfg.Open(ctx, t); err != nil {

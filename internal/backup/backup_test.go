@@ -861,3 +861,28 @@ func TestEndThatCannotBeWritten(t *testing.T) {
 		t.Errorf("after the next job and a restart: %+v, %v", after, err)
 	}
 }
+
+// Covers B4: a folder is a name, or no job begins. Where a URL with a token is cut at the wrong place, the token would be at its end,
+// and be written down for everybody who may read jobs.
+func TestFolderIsAName(t *testing.T) {
+	w := newWorld(t, "alpha")
+	h := w.open("alpha")
+	for _, folder := range []string{"", ".", "..", "../x", "a/b", `a\b`, ".hidden", "a b", "mhsm-alpha-1?sv=1&sig=SECRET", "mhsm-alpha-1&sig=SECRET", "SECRET\n", strings.Repeat("SECRET", 22)} {
+		for what, begin := range map[string]func() (backup.Job, error){
+			"restore":    func() (backup.Job, error) { return w.backups.Restore(t.Context(), h, admin, target, folder) },
+			"prerestore": func() (backup.Job, error) { return w.backups.CheckRestore(t.Context(), h, admin, &target, folder) },
+			"key":        func() (backup.Job, error) { return w.backups.RestoreKey(t.Context(), h, admin, target, folder, "k") },
+		} {
+			j, err := begin()
+			if !errors.Is(err, failure.BadParameter) || strings.Contains(err.Error(), "SECRET") {
+				t.Errorf("%s of %q: %v", what, folder, err)
+			}
+			if err == nil {
+				w.done("alpha", j, nil)
+			}
+		}
+	}
+	if list, err := w.backups.Jobs(t.Context(), h, admin); err != nil || len(list) != 0 {
+		t.Errorf("there are jobs: %+v, %v", list, err)
+	}
+}

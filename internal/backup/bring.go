@@ -218,9 +218,9 @@ func (s *Service) restore(ctx context.Context, h *hsm.HSM, j *Job, storage backu
 	if _, among := access.Administrators(src.contents.Assignments, j.By); !among {
 		j.Details += ". The caller is no administrator any more"
 	}
-	effects := []effect{{opRoles, access.AssignmentsWrite}}
+	effects := []effect{{operation: opRoles, action: access.AssignmentsWrite}}
 	if src.counts[kindDeletedKey] > 0 {
-		effects = append(effects, effect{opDeletedKeys, access.RestoreStart})
+		effects = append(effects, effect{operation: opDeletedKeys, action: access.RestoreStart})
 	}
 	if err := s.intend(ctx, h, j, effects...); err != nil {
 		return false, err

@@ -16,6 +16,7 @@ type Event struct {
 	HSMID     string
 	Operation string
 	Action    access.Action
+	Folder    string        // of the backup that it is about: the job's own, or another that is removed
 	Intent    bool          // it is about to be done
 	Intended  bool          // it is over, and there was an event with Intent before
 	Code      string        // why it failed; empty: it did not
@@ -31,15 +32,15 @@ const (
 
 // ended is what the end of a job is called.
 var ended = map[Kind]effect{
-	FullBackup:   {"FullBackupEnded", access.BackupStart},
-	CheckBackup:  {"PreFullBackupEnded", access.BackupStart},
-	FullRestore:  {"FullRestoreEnded", access.RestoreStart},
-	CheckRestore: {"PreFullRestoreEnded", access.RestoreStart},
-	KeyRestore:   {"SelectiveKeyRestoreEnded", access.RestoreStart},
+	FullBackup:   {operation: "FullBackupEnded", action: access.BackupStart},
+	CheckBackup:  {operation: "PreFullBackupEnded", action: access.BackupStart},
+	FullRestore:  {operation: "FullRestoreEnded", action: access.RestoreStart},
+	CheckRestore: {operation: "PreFullRestoreEnded", action: access.RestoreStart},
+	KeyRestore:   {operation: "SelectiveKeyRestoreEnded", action: access.RestoreStart},
 }
 
 // byItself is a whole backup that a schedule began.
-var byItself = effect{"ScheduledBackup", access.BackupStart}
+var byItself = effect{operation: "ScheduledBackup", action: access.BackupStart}
 
 func (j *Job) end() effect {
 	if j.Scheduled {
@@ -52,6 +53,7 @@ func (j *Job) end() effect {
 type effect struct {
 	operation string
 	action    access.Action
+	folder    string // of another backup than the job's
 }
 
 // tell records one event; nothing where there is no record.
@@ -59,7 +61,10 @@ func (s *Service) tell(ctx context.Context, hsmID, name string, j *Job, of effec
 	if s.cfg.Record == nil {
 		return nil
 	}
-	e := Event{Job: *j, HSM: name, HSMID: hsmID, Operation: of.operation, Action: of.action, Intent: intent, Intended: intended, Code: code}
+	e := Event{Job: *j, HSM: name, HSMID: hsmID, Operation: of.operation, Action: of.action, Folder: of.folder, Intent: intent, Intended: intended, Code: code}
+	if e.Folder == "" {
+		e.Folder = j.Folder
+	}
 	if !intent {
 		e.Took = s.cfg.Now().Sub(j.Started)
 	}

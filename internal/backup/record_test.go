@@ -34,7 +34,7 @@ func (w *world) listen(refuse func(e backup.Event) error) (heard func() []string
 					return err
 				}
 			}
-			if e.Job.ID == "" || e.HSM == "" || e.HSMID == "" || e.Action == "" || e.Intent && e.Code != "" {
+			if e.Job.ID == "" || e.HSM == "" || e.HSMID == "" || e.Action == "" || e.Folder == "" && e.Job.Kind != backup.CheckBackup || e.Intent && e.Code != "" {
 				w.t.Errorf("an event that says too little: %+v", e)
 			}
 			w.mu.Lock()
@@ -45,7 +45,11 @@ func (w *world) listen(refuse func(e backup.Event) error) (heard func() []string
 			} else if e.Intended {
 				phase = "outcome"
 			}
-			list = append(list, strings.TrimSpace(fmt.Sprintf("%s %s %s %s", phase, e.Operation, e.Job.Key, e.Code)))
+			said := fmt.Sprintf("%s %s %s %s", phase, e.Operation, e.Job.Key, e.Code)
+			if e.Folder != e.Job.Folder {
+				said += e.Folder
+			}
+			list = append(list, strings.TrimSpace(said))
 			return nil
 		}
 	}

@@ -273,15 +273,17 @@ func (s *Service) tidy(ctx context.Context, h *hsm.HSM, j *Job, storage backupse
 	}
 }
 
-// opRemoved is the removal of one old backup.
-var opRemoved = effect{"OldBackupRemoved", access.BackupStart}
+// removal is that of one old backup.
+func removal(folder string) effect {
+	return effect{operation: "OldBackupRemoved", action: access.BackupStart, folder: folder}
+}
 
 func (s *Service) remove(ctx context.Context, h *hsm.HSM, j *Job, shelf Shelf, folder string) error {
 	objects, err := shelf.List(ctx, folder)
 	if err != nil {
 		return err
 	}
-	if err := s.tell(ctx, h.ID(), h.Name(), j, opRemoved, true, false, ""); err != nil {
+	if err := s.tell(ctx, h.ID(), h.Name(), j, removal(folder), true, false, ""); err != nil {
 		return err
 	}
 	// The manifest first: from then on it is an unfinished backup, and not a damaged one.
@@ -303,5 +305,5 @@ func (s *Service) remove(ctx context.Context, h *hsm.HSM, j *Job, shelf Shelf, f
 	if err != nil {
 		code, _ = describe(err)
 	}
-	return errors.Join(err, s.tell(context.WithoutCancel(ctx), h.ID(), h.Name(), j, opRemoved, false, true, code))
+	return errors.Join(err, s.tell(context.WithoutCancel(ctx), h.ID(), h.Name(), j, removal(folder), false, true, code))
 }

@@ -136,8 +136,8 @@ func TestSchedule(t *testing.T) {
 		t.Errorf("what is left, with %s by hand (-want +got):\n%s", own, d)
 	}
 	want := []string{"intent ScheduledBackup", "outcome ScheduledBackup", // beside it there is the one by hand
-		"intent ScheduledBackup", "intent OldBackupRemoved", "outcome OldBackupRemoved", "outcome ScheduledBackup",
-		"intent ScheduledBackup", "intent OldBackupRemoved", "outcome OldBackupRemoved", "outcome ScheduledBackup"}
+		"intent ScheduledBackup", "intent OldBackupRemoved  " + own, "outcome OldBackupRemoved  " + own, "outcome ScheduledBackup",
+		"intent ScheduledBackup", "intent OldBackupRemoved  " + made[0], "outcome OldBackupRemoved  " + made[0], "outcome ScheduledBackup"}
 	if d := cmp.Diff(want, heard()); d != "" {
 		t.Errorf("recorded (-want +got):\n%s", d)
 	}

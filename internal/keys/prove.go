@@ -99,26 +99,41 @@ func OpenCopy(ctx context.Context, eng engine.Engine, salt []byte, name string, 
 			amiss("cannot be checked: %v", err)
 			continue
 		}
-		said := versionRecord{N: v.N, E: v.E, X: v.X, Y: v.Y}
-		made, err := eng.Import(ctx, v.Sealed, salt, v.exportBinding(lower), v.spec(), v.binding("", lower))
-		switch {
+		switch err := v.takeIn(ctx, eng, salt, "", lower); {
 		case errors.Is(err, engine.ErrTampered):
 			amiss("does not open: its material was changed, or is that of another key")
 			continue
 		case errors.Is(err, engine.ErrSpec):
 			amiss("is of another type or size than its record says")
 			continue
-		case err != nil:
-			return nil, nil, engineFailure(err, "the backup")
-		}
-		v.material(made)
-		if !bytes.Equal(v.N, said.N) || v.E != said.E || !bytes.Equal(v.X, said.X) || !bytes.Equal(v.Y, said.Y) {
+		case errors.Is(err, errOtherPublicKey):
 			amiss("has another public key than its record says")
 			continue
+		case err != nil:
+			return nil, nil, engineFailure(err, "the backup")
 		}
 		held = append(held, Held{Name: body.Name, Deleted: body.Deleted != nil, CopyVersion: v.copyVersion(check), public: v.public(), ref: v.ref("", lower), eng: eng})
 	}
 	return held, wrong, nil
+}
+
+// errOtherPublicKey is material whose public key is not the one that is recorded beside it.
+var errOtherPublicKey = errors.New("keys: another public key than is recorded")
+
+// takeIn opens the material of a version in a backup and seals it for the place of an HSM, and sees that it has the public key that
+// is recorded beside it: until then v is what a file says. Its errors are the engine's as they are, of which ErrTampered and ErrSpec tell
+// of the backup, and errOtherPublicKey. After an error v is not to be used.
+func (v *versionRecord) takeIn(ctx context.Context, eng engine.Engine, salt []byte, hsm, lower string) error {
+	said := versionRecord{N: v.N, E: v.E, X: v.X, Y: v.Y}
+	made, err := eng.Import(ctx, v.Sealed, salt, v.exportBinding(lower), v.spec(), v.binding(hsm, lower))
+	if err != nil {
+		return err
+	}
+	v.material(made)
+	if !bytes.Equal(v.N, said.N) || v.E != said.E || !bytes.Equal(v.X, said.X) || !bytes.Equal(v.Y, said.Y) {
+		return errOtherPublicKey
+	}
+	return nil
 }
 
 // shownCause is the cause of a body that cannot be read: words of this package.

@@ -1,7 +1,6 @@
 package keys
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -307,17 +306,13 @@ func (m *Mover) Prepare(ctx context.Context, salt, text []byte) (*Restorable, er
 	r := &Restorable{Name: body.Name, lower: lower, policy: body.Policy, deleted: body.Deleted}
 	for i := range body.Versions {
 		v := &body.Versions[i]
-		said := versionRecord{N: v.N, E: v.E, X: v.X, Y: v.Y}
-		made, err := eng.Import(ctx, v.Sealed, salt, v.exportBinding(lower), v.spec(), v.binding(k.cfg.HSM, lower))
-		switch {
+		switch err := v.takeIn(ctx, eng, salt, k.cfg.HSM, lower); {
 		case errors.Is(err, engine.ErrTampered), errors.Is(err, engine.ErrSpec):
 			return nil, damaged(fmt.Errorf("%s: %w", describe(body.Name, v.ID), err))
+		case errors.Is(err, errOtherPublicKey):
+			return nil, damaged(fmt.Errorf("%s has another public key than the backup says", describe(body.Name, v.ID)))
 		case err != nil:
 			return nil, engineFailure(err, "the backup")
-		}
-		v.material(made)
-		if !bytes.Equal(v.N, said.N) || v.E != said.E || !bytes.Equal(v.X, said.X) || !bytes.Equal(v.Y, said.Y) {
-			return nil, damaged(fmt.Errorf("%s has another public key than the backup says", describe(body.Name, v.ID)))
 		}
 		r.versions = append(r.versions, v)
 	}

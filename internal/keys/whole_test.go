@@ -6,7 +6,9 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"strongroom/internal/engine"
 	"strongroom/internal/failure"
+	"strongroom/internal/store"
 	"strongroom/internal/store/memory"
 )
 
@@ -69,5 +71,65 @@ func TestRecordsAreSpelledAsEver(t *testing.T) {
 	want, err := json.Marshal(e)
 	if err != nil || string(want) != string(r.values[0]) || string(e.MAC) != string(code) {
 		t.Errorf("got  %s\nwant %s, %v", r.values[0], want, err)
+	}
+}
+
+// A key of a backup whose recorded public key is another than its material has is found by whoever only looks and by whoever
+// restores, each in his words: whatever part of it differs.
+func TestRecordedPublicKeyIsCompared(t *testing.T) {
+	b, target := newBench(t, memory.New(), alphaID, ownDomain), newBench(t, memory.New(), betaID, ownDomain)
+	b.create(t, "ec", CreateParams{Type: "EC"})
+	b.create(t, "rsa", CreateParams{Type: "RSA", Bits: 2048})
+	b.create(t, "oct", CreateParams{Type: "oct-HSM", Bits: 256})
+	from, err := b.Mover()
+	if err != nil {
+		t.Fatal(err)
+	}
+	into, err := target.Mover()
+	if err != nil {
+		t.Fatal(err)
+	}
+	salt := make([]byte, engine.SaltSize)
+	bodies := map[string][]byte{}
+	err = b.store.View(t.Context(), func(r store.Reader) error {
+		return from.CopyAll(t.Context(), r, salt, func(c Copy) error { bodies[c.Name] = c.Body; return nil })
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		what, key string
+		change    func(v *versionRecord)
+		good      bool
+	}{
+		{"nothing", "ec", func(*versionRecord) {}, true}, {"nothing", "rsa", func(*versionRecord) {}, true}, {"nothing", "oct", func(*versionRecord) {}, true},
+		{"x", "ec", func(v *versionRecord) { v.X[0] ^= 1 }, false},
+		{"y", "ec", func(v *versionRecord) { v.Y[0] ^= 1 }, false},
+		{"n", "rsa", func(v *versionRecord) { v.N[len(v.N)-1] ^= 2 }, false},
+		{"e", "rsa", func(v *versionRecord) { v.E += 2 }, false},
+	} {
+		body, _, err := parseCopy(bodies[c.key])
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.change(&body.Versions[0])
+		text, err := json.Marshal(body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		held, wrong, err := OpenCopy(t.Context(), b.engine, salt, c.key, text)
+		if err != nil || (len(held) == 1 && len(wrong) == 0) != c.good {
+			t.Errorf("%s of %s differs, and looking at it finds %d versions and %+v, %v", c.what, c.key, len(held), wrong, err)
+		}
+		if !c.good && (len(wrong) != 1 || wrong[0].Reason != "has another public key than its record says") {
+			t.Errorf("%s of %s differs, and looking at it finds %+v", c.what, c.key, wrong)
+		}
+		_, err = into.Prepare(t.Context(), salt, text)
+		if (err == nil) != c.good {
+			t.Errorf("%s of %s differs, and restoring it says %v", c.what, c.key, err)
+		}
+		if f := failure.KindOf(err); !c.good && f != failure.BadParameter {
+			t.Errorf("%s of %s differs, and restoring it is a %s", c.what, c.key, f)
+		}
 	}
 }

@@ -188,19 +188,19 @@ func TestJobsAreInTheLog(t *testing.T) {
 	must(t, err)
 	j := backup.Job{ID: "job", By: "principal", Key: "key"}
 	for _, e := range []backup.Event{
-		{Job: j, HSM: "name", HSMID: "id", Operation: "FullRestoreRoles", Action: access.AssignmentsWrite, Intent: true},
-		{Job: j, HSM: "name", HSMID: "id", Operation: "FullRestoreRoles", Action: access.AssignmentsWrite, Intended: true, Took: time.Second},
+		{Job: j, HSM: "name", HSMID: "id", Operation: "FullRestoreRoles", Action: access.AssignmentsWrite, Folder: "mhsm-a-2026112509301500", Intent: true},
+		{Job: j, HSM: "name", HSMID: "id", Operation: "FullRestoreRoles", Action: access.AssignmentsWrite, Folder: "mhsm-a-2026112509301500", Intended: true, Took: time.Second},
 		{Job: backup.Job{ID: "job", By: backup.Server, Scheduled: true}, HSM: "name", HSMID: "id", Operation: "FullBackupEnded", Action: access.BackupStart, Code: "Interrupted"},
 	} {
 		must(t, a.job(t.Context(), e))
 	}
 	must(t, a.close())
 	want := audit.Record{Kind: audit.KindCall, Phase: audit.PhaseIntent, Request: "job", Plane: audit.PlaneData, Principal: "principal", HSM: "id", HSMName: "name", Operation: "FullRestoreRoles",
-		Action: string(access.AssignmentsWrite), Key: "key"}
+		Action: string(access.AssignmentsWrite), Key: "key", Backup: "mhsm-a-2026112509301500"}
 	second, third := want, want
 	second.Number, second.Phase, second.Outcome, second.Duration = 1, audit.PhaseOutcome, audit.Allowed, 1_000_000
 	third.Number, third.Phase, third.Operation, third.Action, third.Outcome, third.Code = 2, "", "FullBackupEnded", string(access.BackupStart), audit.Failed, "Interrupted"
-	third.Plane, third.Principal, third.Key = audit.PlaneServer, "server", ""
+	third.Plane, third.Principal, third.Key, third.Backup = audit.PlaneServer, "server", "", ""
 	got := recorded(t, filepath.Join(dir, "audit"))
 	for i := range got {
 		got[i].Time = time.Time{}

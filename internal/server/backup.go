@@ -65,7 +65,7 @@ func (a *auditor) job(ctx context.Context, e backup.Event) error {
 		plane = audit.PlaneServer
 	}
 	r := audit.Record{Time: time.Now().UTC(), Request: e.Job.ID, Plane: plane, Principal: e.Job.By, HSM: e.HSMID, HSMName: e.HSM,
-		Operation: e.Operation, Action: string(e.Action), Key: e.Job.Key}
+		Operation: e.Operation, Action: string(e.Action), Key: e.Job.Key, Backup: e.Folder}
 	if e.Intent {
 		r.Phase = audit.PhaseIntent
 	} else {

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -24,8 +25,9 @@ import (
 // reads it, and it goes with the last object of its folder.
 type folder struct {
 	base, rel string
-	own       bool   // base is made if it is missing
-	path      string // for people
+	own       bool     // base is made if it is missing
+	path      string   // for people
+	synced    sync.Map // paths below base of folders whose names are on disk
 }
 
 func (t *folder) String() string { return t.path }
@@ -66,7 +68,7 @@ func (t *folder) root(create bool) (*os.Root, error) {
 	if create {
 		for i, c := range t.rel + "/" {
 			if c == filepath.Separator || c == '/' {
-				if err := makeFolder(base, t.rel[:i]); err != nil {
+				if err := t.makeFolder(base, t.rel[:i], t.rel[:i]); err != nil {
 					return nil, err
 				}
 			}
@@ -75,14 +77,22 @@ func (t *folder) root(create bool) (*os.Root, error) {
 	return base.OpenRoot(t.rel)
 }
 
-// makeFolder makes one folder, if it is missing, and syncs its name into the one above.
-func makeFolder(root *os.Root, name string) error {
-	if err := root.Mkdir(name, 0o700); errors.Is(err, fs.ErrExist) {
-		return nil
-	} else if err != nil {
+// makeFolder makes one folder, if it is missing, and syncs its name into the one above. One that is there is synced too, once:
+// whoever made it may have died before he did.
+func (t *folder) makeFolder(root *os.Root, name, path string) error {
+	err := root.Mkdir(name, 0o700)
+	if err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	return syncFolder(root, filepath.Dir(name))
+	if _, known := t.synced.Load(path); known && err != nil {
+		return nil
+	}
+	durable.At("target:before-folder-sync " + path)
+	if err := syncFolder(root, filepath.Dir(name)); err != nil {
+		return err
+	}
+	t.synced.Store(path, true)
+	return nil
 }
 
 func syncFolder(root *os.Root, name string) error {
@@ -104,7 +114,7 @@ func (t *folder) inside(name string, create bool) (*os.Root, error) {
 	}
 	defer func() { _ = root.Close() }()
 	if create {
-		if err := makeFolder(root, name); err != nil {
+		if err := t.makeFolder(root, name, filepath.Join(t.rel, name)); err != nil {
 			return nil, err
 		}
 	}

@@ -77,6 +77,28 @@ func TestFolderWriterDies(t *testing.T) {
 	}
 }
 
+// Covers R2: a folder that a dead writer made and did not sync is synced by the next one, and not again for each object.
+func TestFolderOfADeadWriter(t *testing.T) {
+	defer func() { durable.Hook = nil }()
+	dir := t.TempDir()
+	if err := os.MkdirAll(filepath.Join(dir, "east", "night", "f"), 0o700); err != nil { // as he left it
+		t.Fatal(err)
+	}
+	var synced []string
+	durable.Hook = func(point string) {
+		if path, is := strings.CutPrefix(point, "target:before-folder-sync "); is {
+			synced = append(synced, path)
+		}
+	}
+	place := openFolder(t, dir, "/east/night")
+	for _, object := range []string{"f/a", "f/b", "g/a"} {
+		targettest.Put(t, place, object, []byte("x"))
+	}
+	if want := []string{"east", "east/night", "east/night/f", "east/night/g"}; !slices.Equal(synced, want) {
+		t.Errorf("synced: %q, want %q", synced, want)
+	}
+}
+
 // What lies in the folder besides is left alone and left out; a file that is none is not waited for.
 func TestFolderWithOtherThings(t *testing.T) {
 	dir := t.TempDir()
