@@ -48,6 +48,9 @@ type Config struct {
 	// RecentBackup, if not 0, is how old the newest backup of an HSM must be before it is restored over: Azure's
 	// rule, which wants half an hour. 0 asks for none: what a restore replaces is kept as a restore point.
 	RecentBackup time.Duration
+	// Calls is how many calls the server has taken so far, those about backups not counted. While they come, jobs give way
+	// to them. Optional.
+	Calls func() uint64
 	// Record writes an event to the audit log, on disk when it returns. A restore whose intent it refuses changes nothing,
 	// and a backup whose end it refuses counts as failed. Optional.
 	Record func(ctx context.Context, e Event) error

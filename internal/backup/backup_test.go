@@ -17,6 +17,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -884,5 +885,35 @@ func TestFolderIsAName(t *testing.T) {
 	}
 	if list, err := w.backups.Jobs(t.Context(), h, admin); err != nil || len(list) != 0 {
 		t.Errorf("there are jobs: %+v, %v", list, err)
+	}
+}
+
+// Jobs beside which the HSM is used look whether it is, and end also where calls never stop. A restore, in which the HSM
+// answers nobody, does not look.
+func TestJobsGiveWay(t *testing.T) {
+	w := newWorld(t, "alpha")
+	for i := range 40 {
+		w.create("alpha", fmt.Sprintf("key-%d", i), keys.CreateParams{})
+	}
+	w.backups.Close()
+	var asked atomic.Uint64
+	w.config = func(c *backup.Config) { c.Calls = func() uint64 { return asked.Add(1) } } // another call each time
+	w.begin()
+	looks := func() uint64 { return asked.Swap(0) }
+	folder := w.backup("alpha")
+	if n := looks(); n < 3 {
+		t.Errorf("a backup looked %d times whether the HSM is used", n)
+	}
+	h := w.open("alpha")
+	j, err := w.backups.CheckBackup(t.Context(), h, admin, nil)
+	if j = w.done("alpha", j, err); j.Status != backup.Succeeded || looks() < 3 {
+		t.Errorf("prebackup: %+v", j)
+	}
+	j, err = w.backups.CheckRestore(t.Context(), h, admin, &target, folder)
+	if j = w.done("alpha", j, err); j.Status != backup.Succeeded || looks() < 3 {
+		t.Errorf("prerestore: %+v", j)
+	}
+	if j := w.restore("alpha", folder); j.Status != backup.Succeeded || looks() != 0 {
+		t.Errorf("restore: %+v", j)
 	}
 }

@@ -57,17 +57,12 @@ func (s *Service) open(ctx context.Context, h *hsm.HSM, j *Job, storage backupse
 
 // verify reads the whole backup, opens everything and checks everything that can be checked without changing the HSM (B2).
 // key, if not nil, is called with each key.
-func (src *source) verify(ctx context.Context, turn sync.Locker, progress func(backupset.Progress), key func(keys.Copy) error) error {
+func (src *source) verify(ctx context.Context, p *pace, progress func(backupset.Progress), key func(keys.Copy) error) error {
 	// Reading all records looks at every object's hash too, so Verify, which only does that, would read all of it once more.
-	err := stage(ctx, turn, batch, recordSize, src.records(progress), func(some []backupset.Record) error {
-		for _, r := range some {
-			src.counts[r.Kind]++
-			src.versions += int64(len(r.Versions))
-			if err := src.take(r, key); err != nil {
-				return err
-			}
-		}
-		return nil
+	err := stage(ctx, p, batch, recordSize, src.records(progress), func(r backupset.Record) error {
+		src.counts[r.Kind]++
+		src.versions += int64(len(r.Versions))
+		return src.take(r, key)
 	})
 	if err != nil {
 		return err
@@ -190,7 +185,7 @@ func (s *Service) restore(ctx context.Context, h *hsm.HSM, j *Job, storage backu
 		return false, err
 	}
 	// A restore is waited for, and the HSM is about to answer nobody: it takes all processors.
-	if err := src.verify(ctx, noTurns{}, progress, nil); err != nil {
+	if err := src.verify(ctx, fullPace(), progress, nil); err != nil {
 		return false, err
 	}
 	r, err := h.BeginRestore(ctx, j.ID)
@@ -244,7 +239,7 @@ func (s *Service) succeed(w store.Writer, h *hsm.HSM, j *Job) error {
 func (s *Service) fill(ctx context.Context, src *source, r *hsm.Restore, progress func(backupset.Progress)) error {
 	type prepared []*keys.Restorable
 	seal := func(ctx context.Context, put func(prepared) error) error {
-		return stage(ctx, noTurns{}, batch, recordSize, src.records(progress), func(some []backupset.Record) error {
+		return stages(ctx, fullPace(), batch, recordSize, src.records(progress), func(some []backupset.Record) error {
 			list, err := prepare(ctx, src, r, some)
 			if err != nil {
 				return err
@@ -252,7 +247,7 @@ func (s *Service) fill(ctx context.Context, src *source, r *hsm.Restore, progres
 			return put(list)
 		})
 	}
-	return stage(ctx, noTurns{}, 1, func(prepared) int { return 0 }, seal, func(some []prepared) error {
+	return stages(ctx, fullPace(), 1, func(prepared) int { return 0 }, seal, func(some []prepared) error {
 		for _, list := range some {
 			if err := r.Fill(ctx, src.contents.Served, list); err != nil {
 				return err
@@ -348,7 +343,7 @@ func (s *Service) checkRestore(ctx context.Context, h *hsm.HSM, j *Job, storage 
 			return nil
 		})
 	}
-	err = src.verify(ctx, turns(), progress, func(c keys.Copy) error {
+	err = src.verify(ctx, s.pace(), progress, func(c keys.Copy) error {
 		there[strings.ToLower(c.Name)] = true
 		c.Body = nil
 		if some = append(some, c); len(some) == batch {
@@ -414,7 +409,7 @@ func (s *Service) restoreKey(ctx context.Context, h *hsm.HSM, j *Job, storage ba
 		return false, err
 	}
 	var found []byte
-	err = src.verify(ctx, turns(), progress, func(c keys.Copy) error {
+	err = src.verify(ctx, s.pace(), progress, func(c keys.Copy) error {
 		if strings.EqualFold(c.Name, j.Key) {
 			found = slices.Clone(c.Body)
 		}

@@ -196,7 +196,11 @@ func (s *Service) verified(ctx context.Context, h *hsm.HSM, j *Job, storage back
 	if err != nil {
 		return err
 	}
-	report, err := src.Verify(ctx, progress)
+	pace := s.pace()
+	report, err := src.Verify(ctx, func(p backupset.Progress) {
+		progress(p)
+		pace.pause()
+	})
 	if err == nil {
 		err = report.Err()
 	}

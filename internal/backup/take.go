@@ -5,9 +5,7 @@ import (
 	"crypto/rand"
 	"fmt"
 	"io"
-	"runtime"
 	"strings"
-	"sync"
 
 	"strongroom/internal/backupset"
 	"strongroom/internal/engine"
@@ -112,95 +110,14 @@ func (s *Service) each(ctx context.Context, h *hsm.HSM, yield func(backupset.Rec
 			}
 			return yield(backupset.Record{Item: item, Body: c.Body})
 		}
-		return stage(ctx, turns(), 128, func(c keys.Copy) int { return len(c.Body) },
-			func(ctx context.Context, put func(keys.Copy) error) error { return snap.Keys(ctx, salt, put) },
-			func(some []keys.Copy) error {
-				for _, c := range some {
-					if err := write(c); err != nil {
-						return err
-					}
-				}
-				return nil
-			})
+		turn := s.pace()
+		return stage(ctx, turn, 128, func(c keys.Copy) int { return len(c.Body) },
+			func(ctx context.Context, put func(keys.Copy) error) error {
+				return snap.Keys(ctx, salt, turn.pause, put)
+			},
+			write)
 	})
 }
-
-// stage lets what from puts be worked on by to in batches, while from goes on with the next: from runs in a goroutine of
-// its own, which has ended when stage returns, however it returns. A batch has at most so many things, and ends after a
-// mebibyte of them, so that little is held whatever their size. Whoever of the two works, has the turn: see [turns].
-func stage[T any](ctx context.Context, turn sync.Locker, most int, size func(T) int, from func(ctx context.Context, put func(T) error) error, to func([]T) error) error {
-	const full = 1 << 20 // bytes
-	ctx, stop := context.WithCancel(ctx)
-	queue, ended := make(chan []T, 1), make(chan error, 1)
-	defer func() { // also after a panic of to: what from reads may end with this function
-		stop()
-		for range queue {
-		}
-	}()
-	go func() {
-		defer close(queue)
-		defer func() {
-			if p := recover(); p != nil {
-				ended <- failure.Wrap(failure.Internal, fmt.Errorf("panic: %T", p), "it failed for a reason that is our mistake")
-			}
-		}()
-		var batch []T
-		bytes := 0
-		flush := func() error {
-			if len(batch) == 0 {
-				return nil
-			}
-			turn.Unlock()
-			defer turn.Lock()
-			select {
-			case queue <- batch:
-				batch, bytes = nil, 0
-				return nil
-			case <-ctx.Done():
-				return ctx.Err()
-			}
-		}
-		turn.Lock()
-		defer turn.Unlock()
-		err := from(ctx, func(one T) error {
-			batch, bytes = append(batch, one), bytes+size(one)
-			if len(batch) < most && bytes < full {
-				return nil
-			}
-			return flush()
-		})
-		if err == nil {
-			err = flush()
-		}
-		ended <- err
-	}()
-	work := func(batch []T) error {
-		turn.Lock()
-		defer turn.Unlock()
-		return to(batch)
-	}
-	for batch := range queue {
-		if err := work(batch); err != nil {
-			return err
-		}
-	}
-	return <-ended
-}
-
-// turns are for jobs beside which their HSM is used. They keep one processor free: with all of them busy, an answer waits until the
-// scheduler of Go looks at the network again, which it then does every ten milliseconds. So where there are two, the two sides of a stage take turns;
-// where there are more, package keys exports with two fewer than there are, and the other side has one.
-func turns() sync.Locker {
-	if runtime.GOMAXPROCS(0) <= 2 {
-		return new(sync.Mutex)
-	}
-	return noTurns{}
-}
-
-type noTurns struct{}
-
-func (noTurns) Lock()   {}
-func (noTurns) Unlock() {}
 
 // tally says in words how many of what there are.
 func tally(counts map[string]int64, versions int64) string {

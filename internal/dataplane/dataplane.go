@@ -17,6 +17,7 @@ import (
 	"reflect"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -57,6 +58,9 @@ type Config struct {
 	Limits   *limit.Limiter
 	Recorder record.Recorder
 	Metrics  *metrics.Metrics
+	// Calls, if not nil, counts the calls of those who may call, but for those that ask how something stands: what runs
+	// in the background gives way to them.
+	Calls *atomic.Uint64
 }
 
 // Handler answers the data plane. Its requests carry the HSM's name in their context: see [Serve].
@@ -220,6 +224,9 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, name string, e *
 	m, err := h.router.find(r.Method, segments)
 	if err != nil {
 		return answer{}, err
+	}
+	if h.cfg.Calls != nil && !m.op.anyVersion {
+		h.cfg.Calls.Add(1)
 	}
 	e.Operation, e.Action, e.Changes, e.Version = m.op.name, m.action, m.op.changes, m.version
 	if access.ValidScope(access.ScopeKey(m.name)) {

@@ -38,9 +38,10 @@ type Snapshot struct {
 	mover  *keys.Mover
 }
 
-// Keys yields all keys, deleted ones too, with their material exported under salt.
-func (s *Snapshot) Keys(ctx context.Context, salt []byte, yield func(keys.Copy) error) error {
-	return s.mover.CopyAll(ctx, s.reader, salt, yield)
+// Keys yields all keys, deleted ones too, with their material exported under salt. pause is called after each, where it
+// was exported.
+func (s *Snapshot) Keys(ctx context.Context, salt []byte, pause func(), yield func(keys.Copy) error) error {
+	return s.mover.CopyAll(ctx, s.reader, salt, pause, yield)
 }
 
 // Names yields the names of all keys, deleted ones too.

@@ -33,7 +33,7 @@ func take(t testing.TB, h *hsm.HSM) (b taken) {
 	t.Helper()
 	err := h.Snapshot(t.Context(), func(s *hsm.Snapshot) error {
 		b.contents = s.Contents
-		return s.Keys(t.Context(), restoreSalt, func(c keys.Copy) error { b.copies = append(b.copies, c); return nil })
+		return s.Keys(t.Context(), restoreSalt, func() {}, func(c keys.Copy) error { b.copies = append(b.copies, c); return nil })
 	})
 	if err != nil {
 		t.Fatal(err)

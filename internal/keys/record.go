@@ -9,11 +9,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"math/big"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"strongroom/internal/engine"
@@ -116,12 +116,20 @@ func (k *Keys) servedPath() string { return k.path("keyserved") }
 
 // fields encodes texts so that no two lists of them give the same bytes: each behind its length.
 func fields(label string, list ...string) []byte {
-	var b []byte
-	for _, f := range append([]string{label}, list...) {
-		b = binary.BigEndian.AppendUint32(b, uint32(len(f)))
-		b = append(b, f...)
+	size := 4 + len(label)
+	for _, f := range list {
+		size += 4 + len(f)
+	}
+	b := appendField(make([]byte, 0, size), label)
+	for _, f := range list {
+		b = appendField(b, f)
 	}
 	return b
+}
+
+func appendField[T string | []byte](b []byte, f T) []byte {
+	b = binary.BigEndian.AppendUint32(b, uint32(len(f)))
+	return append(b, f...)
 }
 
 // binding is what seals a version's material to its place and to what may never change about it (K4).
@@ -239,8 +247,21 @@ const macSize = 32
 
 // mac is the code of a record: over its version, where it is and what it says.
 func mac(ctx context.Context, eng engine.Engine, version int, path string, body []byte) ([]byte, error) {
-	return eng.MAC(ctx, fields(fmt.Sprintf("strongroom/keys/record/v%d", version), path, string(body)))
+	const label = "strongroom/keys/record/v"
+	text := macTexts.Get().(*[]byte)
+	defer macTexts.Put(text)
+	var digits [4]byte
+	number := strconv.AppendInt(digits[:0], int64(version), 10)
+	// As fields would, without a copy of the body for every record that is read.
+	b := binary.BigEndian.AppendUint32((*text)[:0], uint32(len(label)+len(number)))
+	b = append(append(b, label...), number...)
+	b = appendField(appendField(b, path), body)
+	*text = b
+	return eng.MAC(ctx, b)
 }
+
+// macTexts are used again: a backup reads all records there are. Nothing in a record is a secret.
+var macTexts = sync.Pool{New: func() any { return new([]byte) }}
 
 // put writes a record and returns its code.
 func put(ctx context.Context, eng engine.Engine, w store.Writer, path string, body any) ([]byte, error) {
@@ -290,16 +311,36 @@ func open(ctx context.Context, eng engine.Engine, path string, raw []byte, body 
 
 // strictDecode decodes exactly one JSON value with no unknown members.
 func strictDecode(data []byte, into any) error {
-	d := json.NewDecoder(bytes.NewReader(data))
-	d.DisallowUnknownFields()
-	if err := d.Decode(into); err != nil {
+	d := decoders.Get().(*decoder)
+	d.from.Reset(data)
+	begin := d.json.InputOffset()
+	if err := d.json.Decode(into); err != nil {
 		return errors.New("the JSON does not have the expected form") // the decoder's text may quote the input
 	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+	if end := d.json.InputOffset() - begin; len(bytes.Trim(data[end:], " \t\r\n")) > 0 {
 		return errors.New("something follows the JSON")
+	}
+	// One that has read its input to the end, and no other, begins anew with the next.
+	if d.from.Len() == 0 && d.json.InputOffset()-begin == int64(len(data)) {
+		d.from.Reset(nil)
+		decoders.Put(d)
 	}
 	return nil
 }
+
+// decoder is a JSON decoder that is used again, with its buffer: a backup reads all records there are. What is secret in
+// them is sealed.
+type decoder struct {
+	from bytes.Reader
+	json *json.Decoder
+}
+
+var decoders = sync.Pool{New: func() any {
+	d := new(decoder)
+	d.json = json.NewDecoder(&d.from)
+	d.json.DisallowUnknownFields()
+	return d
+}}
 
 // loadKey returns the record of a key, or nil if there is no such key or it is deleted.
 func (k *Keys) loadKey(ctx context.Context, eng engine.Engine, r store.Reader, lower string) (*keyRecord, error) {

@@ -62,13 +62,14 @@ func (k *Keys) Mover() (*Mover, error) {
 }
 
 // CopyAll yields all keys that r shows, deleted ones too, with their material exported under salt. It stops at the first
-// key that cannot be read: a backup without it would be taken for whole. Several keys are exported at once.
-func (m *Mover) CopyAll(ctx context.Context, r store.Reader, salt []byte, yield func(Copy) error) error {
+// key that cannot be read: a backup without it would be taken for whole. Several keys are exported at once, and pause is
+// called after each, by whoever exported it: there it may wait, for others to have the processor.
+func (m *Mover) CopyAll(ctx context.Context, r store.Reader, salt []byte, pause func(), yield func(Copy) error) error {
 	k := m.k
 	var batch []*fetched
 	size := 0
 	flush := func() error {
-		copies, err := m.export(ctx, batch, salt)
+		copies, err := m.export(ctx, batch, salt, pause)
 		if err != nil {
 			return err
 		}
@@ -158,7 +159,7 @@ func (f *fetched) Scan(prefix, after string) iter.Seq2[string, []byte] {
 }
 
 // export makes the copies of some keys, several at once.
-func (m *Mover) export(ctx context.Context, batch []*fetched, salt []byte) ([]Copy, error) {
+func (m *Mover) export(ctx context.Context, batch []*fetched, salt []byte, pause func()) ([]Copy, error) {
 	copies := make([]Copy, len(batch))
 	var next atomic.Int64
 	// One processor stays free for the calls to the HSM, and one is the caller's who writes what was exported before.
@@ -182,6 +183,7 @@ func (m *Mover) export(ctx context.Context, batch []*fetched, salt []byte) ([]Co
 					errs[n] = err
 					return
 				}
+				pause()
 			}
 		})
 	}

@@ -92,7 +92,7 @@ func TestRecordedPublicKeyIsCompared(t *testing.T) {
 	salt := make([]byte, engine.SaltSize)
 	bodies := map[string][]byte{}
 	err = b.store.View(t.Context(), func(r store.Reader) error {
-		return from.CopyAll(t.Context(), r, salt, func(c Copy) error { bodies[c.Name] = c.Body; return nil })
+		return from.CopyAll(t.Context(), r, salt, func() {}, func(c Copy) error { bodies[c.Name] = c.Body; return nil })
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -37,6 +37,7 @@ func (s *Server) beginBackups(ctx context.Context) error {
 		RecentBackup: time.Duration(s.cfg.Backup.RecentMinutes) * time.Minute,
 		Record:       s.audit.job,
 		Schedules:    s.schedules,
+		Calls:        s.calls.Load,
 		Open: func(_ context.Context, t backup.Target) (backupset.Storage, error) {
 			if t.ManagedIdentity {
 				return nil, failure.New(failure.BadParameter, "this server has no managed identity; send a SAS token instead of useManagedIdentity")

@@ -19,6 +19,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/term"
@@ -75,6 +76,8 @@ type Server struct {
 	client     clientCredentials
 	envPath    string
 	meta       settings
+
+	calls atomic.Uint64 // see dataplane.Config
 
 	begun       time.Time // of the process
 	reconciling sync.Mutex
@@ -436,7 +439,7 @@ func (s *Server) wire(ctx context.Context) error {
 	s.metrics = metrics.New(s.sources(s.version))
 	s.limits = s.cfg.limiter()
 	s.data = dataplane.New(dataplane.Config{HSMs: s.hsms, Verifier: verifier, Authorization: s.base + "/" + s.meta.tenant, Region: s.cfg.Location, Log: s.log, Now: time.Now,
-		Limits: s.limits, Metrics: s.metrics, Recorder: s.audit.recorder(audit.PlaneData), Backups: s.backups})
+		Limits: s.limits, Metrics: s.metrics, Recorder: s.audit.recorder(audit.PlaneData), Backups: s.backups, Calls: &s.calls})
 	arm, err := controlplane.New(controlplane.Config{
 		Service: &provisioner{s: s}, Verifier: verifier, BaseURLs: s.bases(), Tenant: s.meta.tenant, Subscription: s.meta.subscription, SubscriptionName: "Strongroom",
 		ResourceGroup: defaultGroup, Location: s.cfg.Location, MHSMSuffix: s.hsmSuffix(), Log: s.log,
