@@ -134,7 +134,7 @@ func (t *folder) Create(ctx context.Context, name string) (Object, error) {
 		_ = root.Close()
 		return nil, t.fail(op, err)
 	}
-	return &fileObject{ctx: ctx, target: t, op: op, root: root, file: f, temporary: temporary, name: object}, nil
+	return &fileObject{ctx: ctx, target: t, op: op, root: root, file: f, in: in, temporary: temporary, name: object}, nil
 }
 
 // fileObject is an [Object] of a folder.
@@ -144,6 +144,7 @@ type fileObject struct {
 	op              string
 	root            *os.Root
 	file            *os.File // nil after the end
+	in              string   // the folder of the backup
 	temporary, name string
 }
 
@@ -211,6 +212,12 @@ func (o *fileObject) Abort() {
 	_ = o.root.Remove(o.temporary)
 	_ = o.root.Close()
 	o.file = nil
+	// A folder that was made for it, and in which nothing else is, would lie there for good. Of another backup nothing goes: the
+	// system removes no folder that is not empty.
+	if above, err := o.target.root(false); err == nil {
+		_ = above.Remove(o.in)
+		_ = above.Close()
+	}
 }
 
 // linkNew is renameNew where the system has no rename that refuses an existing name: link does.
