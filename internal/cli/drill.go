@@ -11,7 +11,9 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"strongroom/internal/backupset"
 	"strongroom/internal/drill"
+	places "strongroom/internal/target"
 	"strongroom/securitydomain"
 )
 
@@ -76,6 +78,13 @@ func (a *app) drill(ctx context.Context, d drilling) error {
 	s, err := a.openShelf(ctx, place, d.sasFile, d.config)
 	if err != nil {
 		return err
+	}
+	// A slip in the name or the token is no finding about the backup, and nobody has to bring keys for it. What is wrong with the backup
+	// itself is for the report.
+	if _, err := backupset.Open(ctx, s, folder); err != nil {
+		if _, unreadable := errors.AsType[*places.Error](err); unreadable || backupset.CodeOf(err) == backupset.NotThere {
+			return backupProblem(err)
+		}
 	}
 	dir, err := os.MkdirTemp("", "strongroom-drill-*")
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/url"
 	"os"
 	"strings"
@@ -198,15 +199,35 @@ func backupProblem(err error) error {
 	}
 	// What a place of backups says is made of words that may be shown, and its name without the token.
 	if cause, ok := errors.AsType[*places.Error](err); ok {
-		p.message += ": " + cause.Why
+		if !strings.Contains(p.message, cause.Why) {
+			p.message += ": " + cause.Why
+		}
+		p.next = placeNext(cause)
 	}
 	return p
+}
+
+// placeNext is what to do about a place that does not give what is asked of it. Reading changes nothing, and whoever is afraid for
+// his backups is told so.
+func placeNext(e *places.Error) string {
+	next := "check that it is there, and who may read it"
+	switch {
+	case errors.Is(e, fs.ErrPermission) && strings.HasPrefix(e.Where, "https://"):
+		next = "give a SAS token of this container that may read and list, and is not over: --sas-file FILE"
+	case errors.Is(e, fs.ErrPermission) && strings.HasPrefix(e.Where, "s3://"):
+		next = "check the credentials that the configuration names, and what they may do: reading and listing is needed"
+	case errors.Is(e, fs.ErrPermission):
+		next = "check the rights of the folder and of what is in it"
+	case errors.Is(e, fs.ErrNotExist):
+		next = "check the name of the place"
+	}
+	return next + "; nothing was changed"
 }
 
 // shelfProblem is a place that cannot be read.
 func shelfProblem(err error) error {
 	if e, ok := errors.AsType[*places.Error](err); ok {
-		return &problem{code: "unreadable-place", message: e.Where + " cannot be read: " + e.Why, next: "check that it is there, and who may read it", cause: err}
+		return &problem{code: "unreadable-place", message: e.Where + " cannot be read: " + e.Why, next: placeNext(e), cause: err}
 	}
 	return backupProblem(err)
 }
