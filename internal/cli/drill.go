@@ -79,16 +79,24 @@ func (a *app) drill(ctx context.Context, d drilling) error {
 	if err != nil {
 		return err
 	}
-	// A slip in the name or the token is no finding about the backup, and nobody has to bring keys for it. What is wrong with the backup
+	// A slip in the name, the token or the SD file is no finding about the backup, and nobody has to bring keys for it. What is wrong with the backup
 	// itself is for the report.
-	if _, err := backupset.Open(ctx, s, folder); err != nil {
+	if b, err := backupset.Open(ctx, s, folder); err != nil {
 		if _, unreadable := errors.AsType[*places.Error](err); unreadable || backupset.CodeOf(err) == backupset.NotThere {
-			return backupProblem(err)
+			return notThere(err, s)
+		}
+	} else if key := sd.SigningKey(); key != nil {
+		id, err := securitydomain.DomainID(key)
+		if err != nil {
+			return err
+		}
+		if err := b.CheckDomain(id); err != nil {
+			return otherDomain(err)
 		}
 	}
 	dir, err := os.MkdirTemp("", "strongroom-drill-*")
 	if err != nil {
-		return fileProblem(err)
+		return &problem{code: "no-temporary-folder", message: fmt.Sprintf("no folder can be made in %s for the HSM that is thrown away: %s", os.TempDir(), pathMessage(err)), next: "set TMPDIR to a folder that may be written to; nothing was done", cause: err}
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
 	meter := a.meter("")

@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/http"
 	"net/url"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -61,6 +63,12 @@ func splitBackup(text string) (place, folder string, err error) {
 	if info, err := os.Stat(text); err == nil && !info.IsDir() && !strings.Contains(text, "://") {
 		return "", "", problemf("bad-place", "give the folder of a backup, PLACE/mhsm-NAME-DIGITS", "%s is a file, and a backup is a folder", text)
 	}
+	// A place in the stead of a backup in it is the usual slip. A backup whose folder somebody renamed is looked at: it is told so then.
+	if _, _, is := backupset.ParseFolder(folder); !is {
+		if _, err := os.Stat(filepath.Join(text, backupset.ManifestName)); err != nil || strings.Contains(text, "://") {
+			return "", "", problemf("bad-place", "give the folder of a backup, PLACE/mhsm-NAME-DIGITS; see which there are with: strongroom backup list --in "+text, "%q names no backup", text)
+		}
+	}
 	return place, folder, nil
 }
 
@@ -70,12 +78,15 @@ func placeProblem(err error) error {
 	if f, ok := errors.AsType[*failure.Error](err); ok {
 		message = f.Message
 	}
-	return &problem{code: "bad-place", message: strings.ReplaceAll(message, "the storage resource URI", "the address"), cause: err}
+	return &problem{code: "bad-place", message: strings.ReplaceAll(message, "the storage resource URI", "the address"), cause: err,
+		next: "a place is a folder, https://ACCOUNT.blob.core.windows.net/CONTAINER, or s3://BUCKET/PREFIX"}
 }
 
 // sas reads the SAS token for a place: from the file that was named, else from the variable, else there is none.
 func (a *app) sas(ctx context.Context, l places.Location, tokenFile string) (secret.Bytes, error) {
 	switch value := a.getenv(sasVariable); {
+	case tokenFile != "" && !l.NeedsToken():
+		return secret.Bytes{}, problemf("bad-place", "leave out --sas-file, or give the address of the container: https://ACCOUNT.blob.core.windows.net/CONTAINER", "a SAS token opens a container of blobs; this place is none")
 	case tokenFile != "":
 		data, err := readFile(ctx, tokenFile, maxTokenFile)
 		if err != nil {
@@ -182,6 +193,26 @@ func configFlag(cmd *cobra.Command, config *string) {
 	cmd.Flags().StringVar(config, "config", "", "configuration of a server, for its buckets of S3")
 }
 
+// refusedPlace explains what a server says of a place before it begins a job.
+func refusedPlace(err error) error {
+	refused, ok := errors.AsType[*client.Error](err)
+	if !ok || refused.Status != http.StatusBadRequest {
+		return err
+	}
+	p := explain(err)
+	p.next = "nothing was done; a server uses only the places that its configuration allows ([backup]), a development server DATA/backups; a folder is one of its machine"
+	return p
+}
+
+// notThere is a backup that is not where it was said to be.
+func notThere(err error, s shelf) error {
+	p := explain(backupProblem(err))
+	if backupset.CodeOf(err) == backupset.NotThere {
+		p.next += "; see which there are with: strongroom backup list --in " + s.at
+	}
+	return p
+}
+
 // backupProblem explains what packages backupset, backup, target and drill say of a backup: they say what to do as well, behind
 // a semicolon.
 func backupProblem(err error) error {
@@ -227,6 +258,9 @@ func placeNext(e *places.Error) string {
 // shelfProblem is a place that cannot be read.
 func shelfProblem(err error) error {
 	if e, ok := errors.AsType[*places.Error](err); ok {
+		if errors.Is(e, fs.ErrNotExist) && strings.HasPrefix(e.Where, "/") {
+			return &problem{code: "unreadable-place", message: "there is no folder " + e.Where + " on this machine", next: "check the path; what a server writes to a folder is on the server's machine", cause: err}
+		}
 		return &problem{code: "unreadable-place", message: e.Where + " cannot be read: " + e.Why, next: placeNext(e), cause: err}
 	}
 	return backupProblem(err)

@@ -38,6 +38,9 @@ func (t *folder) fail(op string, err error) error {
 	if errors.Is(err, fs.ErrExist) {
 		why = "it exists already, and nothing is overwritten"
 	}
+	if path, is := errors.AsType[*fs.PathError](err); is && errors.Is(err, errNoBase) && !errors.Is(err, fs.ErrNotExist) {
+		why = "the folder itself cannot be opened: " + path.Err.Error() // it is there, and to make it would not help
+	}
 	return &Error{Op: op, Where: t.path, Why: why, Kind: err}
 }
 
