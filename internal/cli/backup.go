@@ -127,7 +127,7 @@ a folder on the server's machine, which its configuration must allow ([backup] f
 		}
 		op, err := hsm.Backup(cmd.Context(), p, check)
 		if err != nil {
-			return refusedPlace(err)
+			return unbegun(cmd.Context(), err, "backup")
 		}
 		if noWait {
 			return a.showJob(viewBackup(op))
@@ -184,7 +184,7 @@ and asks no server: what each says of itself, whether it was finished, and how l
 		case in == "" && cmd.Flags().Changed("in"):
 			return a.usage(cmd, errors.New("--in is empty: give the place to look at, or leave it out for what the HSM remembers"))
 		case in != "":
-			return a.listBackups(cmd.Context(), in, tokenFile, config)
+			return onlyRead(cmd.Context(), a.listBackups(cmd.Context(), in, tokenFile, config))
 		case tokenFile != "" || config != "":
 			return a.usage(cmd, errors.New("--sas-file and --config are for the place that --in names"))
 		}
@@ -351,7 +351,7 @@ instead, or purged before.`, 0, func(cmd *cobra.Command, _ []string) error {
 			op, err = hsm.Restore(cmd.Context(), p, folder, dry)
 		}
 		if err != nil {
-			return refusedPlace(err)
+			return unbegun(cmd.Context(), err, "restore")
 		}
 		view := func(op api.RestoreOperation) jobView {
 			v := viewRestore("restore", op)

@@ -46,7 +46,7 @@ Exit code 1 means that something is wrong; all of it is named. That there is a n
 				return a.usage(cmd, errors.New("--passphrase-file is for --key"))
 			}
 			v.opening.sd = v.domain
-			return a.backupVerify(cmd.Context(), args[0], v)
+			return onlyRead(cmd.Context(), a.backupVerify(cmd.Context(), args[0], v))
 		})
 	flags := cmd.Flags()
 	sasFlag(cmd, &v.sasFile)

@@ -82,6 +82,9 @@ func (a *app) drill(ctx context.Context, d drilling) error {
 	// A slip in the name, the token or the SD file is no finding about the backup, and nobody has to bring keys for it. What is wrong with the backup
 	// itself is for the report.
 	if b, err := backupset.Open(ctx, s, folder); err != nil {
+		if ctx.Err() != nil {
+			return onlyRead(ctx, err)
+		}
 		if _, unreadable := errors.AsType[*places.Error](err); unreadable || backupset.CodeOf(err) == backupset.NotThere {
 			return notThere(err, s)
 		}

@@ -193,8 +193,19 @@ func configFlag(cmd *cobra.Command, config *string) {
 	cmd.Flags().StringVar(config, "config", "", "configuration of a server, for its buckets of S3")
 }
 
-// refusedPlace explains what a server says of a place before it begins a job.
-func refusedPlace(err error) error {
+// onlyRead is a command that only reads, given up: whoever pressed ctrl-C wants to know what is left of it.
+func onlyRead(ctx context.Context, err error) error {
+	if err != nil && ctx.Err() != nil {
+		return &problem{code: "interrupted", message: "interrupted; nothing was changed", cause: err}
+	}
+	return err
+}
+
+// unbegun explains why a backup or a restore did not begin, above all what a server says of a place. what is backup or restore.
+func unbegun(ctx context.Context, err error, what string) error {
+	if ctx.Err() != nil {
+		return &problem{code: "interrupted", message: "interrupted before the HSM had answered: the " + what + " may have begun, and goes on then", next: "see whether it did: strongroom backup list", cause: err}
+	}
 	refused, ok := errors.AsType[*client.Error](err)
 	if !ok || refused.Status != http.StatusBadRequest {
 		return err
