@@ -92,4 +92,15 @@ type BackupSchedule struct {
 	Keep     int    `json:"keep"`     // finished backups that stay in the place
 	Verified *int64 `json:"verified"` // when the newest that was read back without a finding was begun; null: there is none
 	Failures int64  `json:"failures"` // since the server was started
+	Next     *int64 `json:"next"`     // when the next one is due; null: one is under way, or the HSM is not in use
+	// Last is the newest try, whatever came of it; null: none is known.
+	Last *BackupTry `json:"last"`
+}
+
+// BackupTry is one try of a schedule to take a backup.
+type BackupTry struct {
+	Status string          `json:"status"` // InProgress, Succeeded or Failed
+	Time   int64           `json:"time"`
+	JobID  string          `json:"jobId,omitempty"` // left out: it could not even begin
+	Error  *OperationError `json:"error,omitempty"`
 }

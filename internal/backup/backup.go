@@ -66,9 +66,9 @@ type Service struct {
 	mu      sync.Mutex
 	running map[string]*running // by HSM ID
 	closed  bool
-	// Of schedules, by Schedule.key: how many tries failed, and when the last one did that became no job.
+	// Of schedules, by Schedule.key: how many tries failed, and the last one that did.
 	failures map[string]int64
-	tries    map[string]time.Time
+	tries    map[string]Try
 	// unwritten is how the last job of an HSM ended, by the HSM's ID, where that could not be written down.
 	unwritten map[string]Job
 }
@@ -81,7 +81,7 @@ type running struct {
 
 // New returns a Service without jobs. See [Service.Recover].
 func New(cfg Config) *Service {
-	s := &Service{cfg: cfg, running: map[string]*running{}, failures: map[string]int64{}, tries: map[string]time.Time{}, unwritten: map[string]Job{}}
+	s := &Service{cfg: cfg, running: map[string]*running{}, failures: map[string]int64{}, tries: map[string]Try{}, unwritten: map[string]Job{}}
 	s.ctx, s.stop = context.WithCancel(context.Background())
 	return s
 }
@@ -346,7 +346,7 @@ func (s *Service) finish(h *hsm.HSM, j Job, storage backupset.Storage, run *runn
 	if err != nil {
 		log.WarnContext(s.ctx, "job failed", "error", err)
 		if j.Scheduled {
-			s.failed(scheduleKey(h.Name(), j.Target))
+			s.failed(scheduleKey(h.Name(), j.Target), j.ID, err)
 		}
 	} else {
 		log.InfoContext(s.ctx, "job done", "details", j.Details)

@@ -40,6 +40,18 @@ type State struct {
 	Schedule
 	Verified time.Time // when the newest backup that was read back without a finding was begun; zero: never
 	Failures int64     // since the process began
+	// Next is when the next one is due: now or earlier where one could begin. Zero: one is under way, or there is no HSM in use to back up.
+	Next time.Time
+	Last Try // the newest try that is known; zero: none is
+}
+
+// Try is one try of a schedule to take a backup.
+type Try struct {
+	At     time.Time
+	Status Status
+	Job    string // ID; empty: it could not even begin
+	// Code and Message say why it failed, in words for callers.
+	Code, Message string
 }
 
 // Shelf is a storage that old backups can be removed from.
@@ -78,7 +90,7 @@ func (s *Service) RunDue(ctx context.Context, list []Schedule) {
 			continue // another job is under way
 		}
 		if err != nil {
-			s.failed(c.key())
+			s.failed(c.key(), "", err)
 			log.ErrorContext(ctx, "a backup by schedule could not begin", "error", err)
 		}
 	}
@@ -87,32 +99,34 @@ func (s *Service) RunDue(ctx context.Context, list []Schedule) {
 // due asks the jobs that are remembered, and the memory of tries that became no job.
 func (s *Service) due(ctx context.Context, h *hsm.HSM, c Schedule) (bool, error) {
 	now := s.cfg.Now()
-	verified, tried, err := s.newest(ctx, h.ID(), c)
-	if err != nil {
-		return false, err
-	}
-	s.mu.Lock()
-	if at := s.tries[c.key()]; at.After(tried) {
-		tried = at
-	}
-	s.mu.Unlock()
-	// A time to come is one of a clock that was set back, and makes nothing wait.
-	within := func(at time.Time, d time.Duration) bool {
-		return !at.IsZero() && !at.After(now) && now.Before(at.Add(d))
-	}
-	return !within(verified, c.Every) && !within(tried, min(max(c.Every/10, time.Minute), time.Hour)), nil
+	verified, last, err := s.newest(ctx, h.ID(), c)
+	return err == nil && !c.next(now, verified, last.At).After(now), err
 }
 
-// newest returns when the newest backup of a schedule that succeeded was begun, and the newest at all.
-func (s *Service) newest(ctx context.Context, hsmID string, c Schedule) (verified, tried time.Time, err error) {
+// next is when a backup is due: an interval after the last good one, and not at once after a try that failed.
+func (c Schedule) next(now, verified, tried time.Time) time.Time {
+	next := now
+	wait := func(at time.Time, d time.Duration) {
+		// A time to come is one of a clock that was set back, and makes nothing wait.
+		if !at.IsZero() && !at.After(now) && at.Add(d).After(next) {
+			next = at.Add(d)
+		}
+	}
+	wait(verified, c.Every)
+	wait(tried, min(max(c.Every/10, time.Minute), time.Hour))
+	return next
+}
+
+// newest returns when the newest backup of a schedule that succeeded was begun, and the newest try.
+func (s *Service) newest(ctx context.Context, hsmID string, c Schedule) (verified time.Time, last Try, err error) {
 	err = s.cfg.Store.View(ctx, func(r store.Reader) error {
 		list, err := s.jobs(r, hsmID)
 		for _, j := range list {
 			if !j.bySchedule(c.URI) {
 				continue
 			}
-			if tried.IsZero() {
-				tried = j.Started
+			if last.At.IsZero() {
+				last = Try{At: j.Started, Status: j.Status, Job: j.ID, Code: j.Code, Message: j.Message}
 			}
 			if j.Status == Succeeded {
 				verified = j.Started
@@ -121,18 +135,25 @@ func (s *Service) newest(ctx context.Context, hsmID string, c Schedule) (verifie
 		}
 		return err
 	})
-	return verified, tried, store.Failure(err)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if try := s.tries[c.key()]; try.At.After(last.At) {
+		last = try
+	}
+	return verified, last, store.Failure(err)
 }
 
 func (j *Job) bySchedule(uri string) bool {
 	return j.Kind == FullBackup && j.Scheduled && j.Target == strings.TrimRight(uri, "/")
 }
 
-func (s *Service) failed(key string) {
+func (s *Service) failed(key, job string, cause error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.failures[key]++
-	s.tries[key] = s.cfg.Now()
+	t := Try{At: s.cfg.Now(), Status: Failed, Job: job}
+	t.Code, t.Message = describe(cause)
+	s.tries[key] = t
 }
 
 // States tell how schedules stand.
@@ -148,10 +169,13 @@ func (s *Service) States(ctx context.Context, list []Schedule) ([]State, error) 
 			continue
 		}
 		if err == nil {
-			out[i].Verified, _, err = s.newest(ctx, info.ID, c)
+			out[i].Verified, out[i].Last, err = s.newest(ctx, info.ID, c)
 		}
 		if err != nil {
 			return nil, err
+		}
+		if now := s.cfg.Now(); info.State == hsm.Activated && out[i].Last.Status != InProgress {
+			out[i].Next = c.next(now, out[i].Verified, out[i].Last.At)
 		}
 	}
 	return out, nil
@@ -174,7 +198,7 @@ func (s *Service) Schedules(ctx context.Context, h *hsm.HSM, caller access.Calle
 func (s *Service) startScheduled(ctx context.Context, h *hsm.HSM, c Schedule) error {
 	t, err := c.Target()
 	if err != nil {
-		return err
+		return failure.Wrap(failure.Unavailable, err, "the SAS token of the place cannot be read; the server's log says why, and its operator can mend it")
 	}
 	work := func(ctx context.Context, h *hsm.HSM, j *Job, storage backupset.Storage, progress func(backupset.Progress)) (bool, error) {
 		if err := s.verified(ctx, h, j, storage, progress); err != nil {

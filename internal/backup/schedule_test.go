@@ -106,8 +106,12 @@ func TestSchedule(t *testing.T) {
 			t.Fatalf("day %d: %+v", day, j)
 		}
 		made = append(made, j.Folder)
-		if s := w.state(list); !s.Verified.Equal(j.Started) {
+		s := w.state(list)
+		if !s.Verified.Equal(j.Started) || !s.Next.Equal(j.Started.Add(24*time.Hour)) {
 			t.Errorf("day %d: %+v, and the job is of %s", day, s, j.Started)
+		}
+		if want := (backup.Try{At: j.Started, Status: backup.Succeeded, Job: j.ID}); s.Last != want {
+			t.Errorf("day %d: the last try is %+v, want %+v", day, s.Last, want)
 		}
 		for range 3 {
 			w.wait(7*time.Hour + 59*time.Minute)
@@ -169,8 +173,12 @@ func TestScheduleFails(t *testing.T) {
 	if first == nil || first.Status != backup.Failed {
 		t.Fatalf("%+v", first)
 	}
-	if s := w.state(list); s.Failures != 1 || !s.Verified.IsZero() {
+	s := w.state(list)
+	if s.Failures != 1 || !s.Verified.IsZero() || !s.Next.Equal(s.Last.At.Add(time.Hour)) {
 		t.Errorf("%+v", s)
+	}
+	if want := (backup.Try{At: s.Last.At, Status: backup.Failed, Job: first.ID, Code: first.Code, Message: first.Message}); s.Last != want || s.Last.At.IsZero() || first.Message == "" {
+		t.Errorf("the last try is %+v, want %+v", s.Last, want)
 	}
 	w.wait(59 * time.Minute)
 	if j := w.due(list); j != nil {
@@ -206,7 +214,7 @@ func TestScheduleFails(t *testing.T) {
 			t.Errorf("%+v", j)
 		}
 	}
-	if s := w.state(list); s.Failures != 3 {
+	if s := w.state(list); s.Failures != 3 || s.Last.Job != "" || s.Last.Status != backup.Failed || !strings.HasPrefix(s.Last.Message, "the SAS token of the place cannot be read") {
 		t.Errorf("%+v", s)
 	}
 	w.wait(time.Hour)

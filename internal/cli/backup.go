@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -83,7 +84,14 @@ func (a *app) showJob(v jobView) error {
 // finish shows how a job ended, and fails if it did.
 func (a *app) finish(v jobView) error {
 	if v.Status == "Failed" {
-		return &problem{code: v.Code, message: v.Details, next: "see it again with: strongroom backup list", detail: v}
+		p := &problem{code: v.Code, message: v.Details, next: "see it again with: strongroom backup list", detail: v}
+		if what, next, found := strings.Cut(v.Details, "; "); found { // what to do stands behind a semicolon
+			p.message, p.next = what, next+"; see it again with: strongroom backup list"
+		}
+		if v.Kind == "restore" && v.Key == "" && !strings.Contains(v.Details, "othing was changed") { // whole or not at all
+			p.next += "; nothing was changed in the HSM"
+		}
+		return p
 	}
 	return a.showJob(v)
 }
@@ -119,7 +127,7 @@ a folder on the server's machine, which its configuration must allow ([backup] f
 		}
 		op, err := hsm.Backup(cmd.Context(), p, check)
 		if err != nil {
-			return err
+			return unbegun(cmd.Context(), err, "backup")
 		}
 		if noWait {
 			return a.showJob(viewBackup(op))
@@ -173,8 +181,10 @@ func (a *app) backupListCommand() *cobra.Command {
 	cmd := a.verb("list", "List backups and restores", `Lists the backups and restores that the HSM remembers, the newest first. With --in it lists the backups that lie at a place instead,
 and asks no server: what each says of itself, whether it was finished, and how large it is. It reads no more than that of them; see backup verify.`, 0, func(cmd *cobra.Command, _ []string) error {
 		switch {
+		case in == "" && cmd.Flags().Changed("in"):
+			return a.usage(cmd, errors.New("--in is empty: give the place to look at, or leave it out for what the HSM remembers"))
 		case in != "":
-			return a.listBackups(cmd.Context(), in, tokenFile, config)
+			return onlyRead(cmd.Context(), a.listBackups(cmd.Context(), in, tokenFile, config))
 		case tokenFile != "" || config != "":
 			return a.usage(cmd, errors.New("--sas-file and --config are for the place that --in names"))
 		}
@@ -202,6 +212,9 @@ func (a *app) listJobs(cmd *cobra.Command) error {
 			v.Backup = shownPlace(strings.TrimSuffix(j.Target, "/") + "/" + j.Folder)
 		}
 		views = append(views, v)
+	}
+	if len(views) == 0 {
+		a.say("the HSM remembers no backup and no restore; what lies at a place: strongroom backup list --in PLACE")
 	}
 	return a.result(views, func(t *table) {
 		t.row("STARTED", "KIND", "STATUS", "BACKUP", "JOB")
@@ -260,6 +273,13 @@ func (a *app) listBackups(ctx context.Context, in, tokenFile, config string) err
 		}
 		views = append(views, v)
 	}
+	if len(views) == 0 {
+		if _, _, is := backupset.ParseFolder(path.Base(s.at)); is {
+			a.say("%s is a backup itself, or was to be one: strongroom backup verify %s", s.at, s.at)
+		} else {
+			a.say("no backup lies in %s; one is a folder mhsm-NAME-DIGITS directly in it", s.at)
+		}
+	}
 	slices.SortStableFunc(views, func(a, b lyingView) int { return b.Time.Compare(a.Time) })
 	return a.result(views, func(t *table) {
 		t.row("TIME", "HSM", "STATE", "SIZE", "KEYS", "DOMAIN", "BACKUP")
@@ -307,6 +327,11 @@ instead, or purged before.`, 0, func(cmd *cobra.Command, _ []string) error {
 		if dry && key != "" {
 			return a.usage(cmd, errors.New("--dry-run looks at a full restore, and --key names one key: leave out one of the two"))
 		}
+		if cmd.Flags().Changed("key") {
+			if err := a.checkKey(cmd, key, ""); err != nil { // an empty one too: without a name everything would be restored
+				return err
+			}
+		}
 		where, folder, err := splitBackup(from)
 		if err != nil {
 			return err
@@ -326,7 +351,7 @@ instead, or purged before.`, 0, func(cmd *cobra.Command, _ []string) error {
 			op, err = hsm.Restore(cmd.Context(), p, folder, dry)
 		}
 		if err != nil {
-			return err
+			return unbegun(cmd.Context(), err, "restore")
 		}
 		view := func(op api.RestoreOperation) jobView {
 			v := viewRestore("restore", op)
@@ -409,52 +434,6 @@ func (a *app) restoreUndoCommand() *cobra.Command {
 		}
 		a.say("undone; to take it back: strongroom restore undo")
 		return a.showPoint(p)
-	})
-	return a.connected(cmd, settingURL)
-}
-
-// scheduleView is a schedule as results show it.
-type scheduleView struct {
-	To       string     `json:"to"`
-	Every    string     `json:"every"`
-	Keep     int        `json:"keep"`
-	Verified *time.Time `json:"verified,omitempty"`
-	Failures int64      `json:"failures"`
-}
-
-func (a *app) backupScheduleCommand() *cobra.Command {
-	cmd := a.verb("schedule", "Show the backups that the server takes by itself", `They stand in the configuration of the server ([[backup.schedule]]), and not in the HSM: who may read or fill a place is for the server's
-operator to say. VERIFIED is when the newest backup was begun that was read back and found good.`, 0, func(cmd *cobra.Command, _ []string) error {
-		hsm, err := a.hsm(cmd)
-		if err != nil {
-			return err
-		}
-		list, err := hsm.BackupSchedules(cmd.Context())
-		if err != nil {
-			return err
-		}
-		views := []scheduleView{}
-		for _, s := range list {
-			v := scheduleView{To: shownPlace(s.To), Every: (time.Duration(s.Every) * time.Second).String(), Keep: s.Keep, Failures: s.Failures}
-			if s.Verified != nil {
-				at := time.Unix(*s.Verified, 0).UTC()
-				v.Verified = &at
-			}
-			views = append(views, v)
-		}
-		if len(views) == 0 {
-			a.say("the server takes no backups of this HSM by itself; its operator can add them to its configuration, as [[backup.schedule]]")
-		}
-		return a.result(views, func(t *table) {
-			t.row("TO", "EVERY", "KEEP", "VERIFIED", "FAILURES")
-			for _, v := range views {
-				verified := "never"
-				if v.Verified != nil {
-					verified = v.Verified.Format(time.RFC3339)
-				}
-				t.row(v.To, v.Every, strconv.Itoa(v.Keep), verified, strconv.FormatInt(v.Failures, 10))
-			}
-		})
 	})
 	return a.connected(cmd, settingURL)
 }

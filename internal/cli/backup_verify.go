@@ -46,7 +46,7 @@ Exit code 1 means that something is wrong; all of it is named. That there is a n
 				return a.usage(cmd, errors.New("--passphrase-file is for --key"))
 			}
 			v.opening.sd = v.domain
-			return a.backupVerify(cmd.Context(), args[0], v)
+			return onlyRead(cmd.Context(), a.backupVerify(cmd.Context(), args[0], v))
 		})
 	flags := cmd.Flags()
 	sasFlag(cmd, &v.sasFile)
@@ -128,13 +128,11 @@ func (a *app) backupVerify(ctx context.Context, where string, v verifying) error
 	}
 	b, err := backupset.Open(ctx, s, folder)
 	if err != nil {
-		return backupProblem(err)
+		return notThere(err, s)
 	}
 	if want != "" {
 		if err := b.CheckDomain(want); err != nil {
-			p := explain(backupProblem(err))
-			p.next = "take the SD file of the domain that the backup is of, or the backup of that domain"
-			return p
+			return otherDomain(err)
 		}
 	}
 	// Before the long work: a passphrase may be asked for, or a key be the wrong one.
@@ -196,6 +194,13 @@ func (a *app) backupVerify(ctx context.Context, where string, v verifying) error
 			next: "use another copy of it, or another backup: strongroom backup list --in " + s.at}
 	}
 	return nil
+}
+
+// otherDomain is a backup that is not of the domain of the SD file.
+func otherDomain(err error) error {
+	p := explain(backupProblem(err))
+	p.next = "take the SD file of the domain that the backup is of, or the backup of that domain"
+	return p
 }
 
 // verifyInside opens everything with the keys of custodians.

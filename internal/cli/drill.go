@@ -11,7 +11,9 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"strongroom/internal/backupset"
 	"strongroom/internal/drill"
+	places "strongroom/internal/target"
 	"strongroom/securitydomain"
 )
 
@@ -34,7 +36,7 @@ The HSM has no address: nothing listens, and nothing is sent but what reads the 
 long as it takes; its database lies in a temporary folder (TMPDIR), sealed under a key that is in memory only, and is removed.
 
 The report says how long each step took, who of the custodians was there and who was not, and what is missing or wrong. The domain signs it:
-see drill verify. Exit code 1 means that the drill failed; there is a report then too, unless the domain could not be recovered.`, 0,
+see drill report verify. Exit code 1 means that the drill failed; there is a report then too, unless the domain could not be recovered.`, 0,
 		func(cmd *cobra.Command, _ []string) error { return a.drill(cmd.Context(), d) })
 	d.opening.flags(cmd)
 	placeFlags(cmd, "backup", "folder of a backup, or its address", &d.backup, &d.sasFile)
@@ -42,9 +44,9 @@ see drill verify. Exit code 1 means that the drill failed; there is a report the
 	cmd.Flags().StringVar(&d.out, "out", "", "file to write the signed report to")
 	cmd.Flags().BoolVar(&d.force, "force", false, "replace the file if it exists")
 	a.requireFlags(cmd, "sd", "key", "backup")
-	report := noun("report", "Reports of drills", "", a.drillVerifyCommand()) // another way to say drill verify
-	report.Hidden = true
-	cmd.AddCommand(a.drillVerifyCommand(), report)
+	short := a.drillVerifyCommand() // what drill report verify was first called
+	short.Hidden = true
+	cmd.AddCommand(noun("report", "Reports of drills", "A drill writes a report of how it went (--out), which the security domain has signed.", a.drillVerifyCommand()), short)
 	return cmd
 }
 
@@ -77,9 +79,27 @@ func (a *app) drill(ctx context.Context, d drilling) error {
 	if err != nil {
 		return err
 	}
+	// A slip in the name, the token or the SD file is no finding about the backup, and nobody has to bring keys for it. What is wrong with the backup
+	// itself is for the report.
+	if b, err := backupset.Open(ctx, s, folder); err != nil {
+		if ctx.Err() != nil {
+			return onlyRead(ctx, err)
+		}
+		if _, unreadable := errors.AsType[*places.Error](err); unreadable || backupset.CodeOf(err) == backupset.NotThere {
+			return notThere(err, s)
+		}
+	} else if key := sd.SigningKey(); key != nil {
+		id, err := securitydomain.DomainID(key)
+		if err != nil {
+			return err
+		}
+		if err := b.CheckDomain(id); err != nil {
+			return otherDomain(err)
+		}
+	}
 	dir, err := os.MkdirTemp("", "strongroom-drill-*")
 	if err != nil {
-		return fileProblem(err)
+		return &problem{code: "no-temporary-folder", message: fmt.Sprintf("no folder can be made in %s for the HSM that is thrown away: %s", os.TempDir(), pathMessage(err)), next: "set TMPDIR to a folder that may be written to; nothing was done", cause: err}
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
 	meter := a.meter("")
@@ -199,7 +219,7 @@ func elapsed(seconds int64) string {
 
 func (a *app) drillVerifyCommand() *cobra.Command {
 	var domain string
-	cmd := a.verb("verify REPORT", "Check the report of a drill (offline)", `Checks that the report was signed by the security domain that it names, and shows what it says. With --domain the domain is compared with that of an
+	cmd := a.verb("verify FILE", "Check the report of a drill (offline)", `Checks that the report was signed by the security domain that it names, and shows what it says. With --domain the domain is compared with that of an
 SD file: without, whoever has a domain of his own can have made it.
 
 Exit code 1 means that the report does not hold, is of another domain, or says that the drill failed.`, 1,

@@ -175,6 +175,10 @@ func serverNext(e *client.Error) string {
 		return "see which domain the HSM has with: strongroom domain status"
 	case e.Code == "KeyNotFound":
 		return "see what there is with: strongroom key list"
+	case e.Code == "JobNotFound":
+		return "see which there are with: strongroom backup list; whether it is a backup or a restore decides between backup status and restore status"
+	case e.Code == "NoRestorePoint":
+		return "nothing was changed; a backup can be restored instead: strongroom restore start"
 	case e.Code == "RoleAssignmentNotFound":
 		return "see what there is with: strongroom role assignment list --scope SCOPE"
 	case e.Code == "RoleDefinitionNotFound":

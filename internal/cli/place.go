@@ -5,8 +5,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"net/http"
 	"net/url"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -60,6 +63,12 @@ func splitBackup(text string) (place, folder string, err error) {
 	if info, err := os.Stat(text); err == nil && !info.IsDir() && !strings.Contains(text, "://") {
 		return "", "", problemf("bad-place", "give the folder of a backup, PLACE/mhsm-NAME-DIGITS", "%s is a file, and a backup is a folder", text)
 	}
+	// A place in the stead of a backup in it is the usual slip. A backup whose folder somebody renamed is looked at: it is told so then.
+	if _, _, is := backupset.ParseFolder(folder); !is {
+		if _, err := os.Stat(filepath.Join(text, backupset.ManifestName)); err != nil || strings.Contains(text, "://") {
+			return "", "", problemf("bad-place", "give the folder of a backup, PLACE/mhsm-NAME-DIGITS; see which there are with: strongroom backup list --in "+text, "%q names no backup", text)
+		}
+	}
 	return place, folder, nil
 }
 
@@ -69,12 +78,15 @@ func placeProblem(err error) error {
 	if f, ok := errors.AsType[*failure.Error](err); ok {
 		message = f.Message
 	}
-	return &problem{code: "bad-place", message: strings.ReplaceAll(message, "the storage resource URI", "the address"), cause: err}
+	return &problem{code: "bad-place", message: strings.ReplaceAll(message, "the storage resource URI", "the address"), cause: err,
+		next: "a place is a folder, https://ACCOUNT.blob.core.windows.net/CONTAINER, or s3://BUCKET/PREFIX"}
 }
 
 // sas reads the SAS token for a place: from the file that was named, else from the variable, else there is none.
 func (a *app) sas(ctx context.Context, l places.Location, tokenFile string) (secret.Bytes, error) {
 	switch value := a.getenv(sasVariable); {
+	case tokenFile != "" && !l.NeedsToken():
+		return secret.Bytes{}, problemf("bad-place", "leave out --sas-file, or give the address of the container: https://ACCOUNT.blob.core.windows.net/CONTAINER", "a SAS token opens a container of blobs; this place is none")
 	case tokenFile != "":
 		data, err := readFile(ctx, tokenFile, maxTokenFile)
 		if err != nil {
@@ -181,6 +193,37 @@ func configFlag(cmd *cobra.Command, config *string) {
 	cmd.Flags().StringVar(config, "config", "", "configuration of a server, for its buckets of S3")
 }
 
+// onlyRead is a command that only reads, given up: whoever pressed ctrl-C wants to know what is left of it.
+func onlyRead(ctx context.Context, err error) error {
+	if err != nil && ctx.Err() != nil {
+		return &problem{code: "interrupted", message: "interrupted; nothing was changed", cause: err}
+	}
+	return err
+}
+
+// unbegun explains why a backup or a restore did not begin, above all what a server says of a place. what is backup or restore.
+func unbegun(ctx context.Context, err error, what string) error {
+	if ctx.Err() != nil {
+		return &problem{code: "interrupted", message: "interrupted before the HSM had answered: the " + what + " may have begun, and goes on then", next: "see whether it did: strongroom backup list", cause: err}
+	}
+	refused, ok := errors.AsType[*client.Error](err)
+	if !ok || refused.Status != http.StatusBadRequest {
+		return err
+	}
+	p := explain(err)
+	p.next = "nothing was done; a server uses only the places that its configuration allows ([backup]), a development server DATA/backups; a folder is one of its machine"
+	return p
+}
+
+// notThere is a backup that is not where it was said to be.
+func notThere(err error, s shelf) error {
+	p := explain(backupProblem(err))
+	if backupset.CodeOf(err) == backupset.NotThere {
+		p.next += "; see which there are with: strongroom backup list --in " + s.at
+	}
+	return p
+}
+
 // backupProblem explains what packages backupset, backup, target and drill say of a backup: they say what to do as well, behind
 // a semicolon.
 func backupProblem(err error) error {
@@ -198,15 +241,38 @@ func backupProblem(err error) error {
 	}
 	// What a place of backups says is made of words that may be shown, and its name without the token.
 	if cause, ok := errors.AsType[*places.Error](err); ok {
-		p.message += ": " + cause.Why
+		if !strings.Contains(p.message, cause.Why) {
+			p.message += ": " + cause.Why
+		}
+		p.next = placeNext(cause)
 	}
 	return p
+}
+
+// placeNext is what to do about a place that does not give what is asked of it. Reading changes nothing, and whoever is afraid for
+// his backups is told so.
+func placeNext(e *places.Error) string {
+	next := "check that it is there, and who may read it"
+	switch {
+	case errors.Is(e, fs.ErrPermission) && strings.HasPrefix(e.Where, "https://"):
+		next = "give a SAS token of this container that may read and list, and is not over: --sas-file FILE"
+	case errors.Is(e, fs.ErrPermission) && strings.HasPrefix(e.Where, "s3://"):
+		next = "check the credentials that the configuration names, and what they may do: reading and listing is needed"
+	case errors.Is(e, fs.ErrPermission):
+		next = "check the rights of the folder and of what is in it"
+	case errors.Is(e, fs.ErrNotExist):
+		next = "check the name of the place"
+	}
+	return next + "; nothing was changed"
 }
 
 // shelfProblem is a place that cannot be read.
 func shelfProblem(err error) error {
 	if e, ok := errors.AsType[*places.Error](err); ok {
-		return &problem{code: "unreadable-place", message: e.Where + " cannot be read: " + e.Why, next: "check that it is there, and who may read it", cause: err}
+		if errors.Is(e, fs.ErrNotExist) && strings.HasPrefix(e.Where, "/") {
+			return &problem{code: "unreadable-place", message: "there is no folder " + e.Where + " on this machine", next: "check the path; what a server writes to a folder is on the server's machine", cause: err}
+		}
+		return &problem{code: "unreadable-place", message: e.Where + " cannot be read: " + e.Why, next: placeNext(e), cause: err}
 	}
 	return backupProblem(err)
 }

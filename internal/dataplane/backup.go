@@ -229,6 +229,16 @@ func listSchedules(ctx context.Context, c *call) (answer, error) {
 			at := s.Verified.Unix()
 			one.Verified = &at
 		}
+		if !s.Next.IsZero() {
+			at := s.Next.Unix()
+			one.Next = &at
+		}
+		if l := s.Last; !l.At.IsZero() {
+			one.Last = &api.BackupTry{Status: string(l.Status), Time: l.At.Unix(), JobID: l.Job}
+			if l.Status == backup.Failed {
+				one.Last.Error = &api.OperationError{Code: l.Code, Message: l.Message}
+			}
+		}
 		out.Value = append(out.Value, one)
 	}
 	return ok(out)

@@ -40,6 +40,9 @@ func (t *folder) fail(op string, err error) error {
 	if errors.Is(err, fs.ErrExist) {
 		why = "it exists already, and nothing is overwritten"
 	}
+	if path, is := errors.AsType[*fs.PathError](err); is && errors.Is(err, errNoBase) && !errors.Is(err, fs.ErrNotExist) {
+		why = "the folder itself cannot be opened: " + path.Err.Error() // it is there, and to make it would not help
+	}
 	return &Error{Op: op, Where: t.path, Why: why, Kind: err}
 }
 
@@ -144,7 +147,7 @@ func (t *folder) Create(ctx context.Context, name string) (Object, error) {
 		_ = root.Close()
 		return nil, t.fail(op, err)
 	}
-	return &fileObject{ctx: ctx, target: t, op: op, root: root, file: f, temporary: temporary, name: object}, nil
+	return &fileObject{ctx: ctx, target: t, op: op, root: root, file: f, in: in, temporary: temporary, name: object}, nil
 }
 
 // fileObject is an [Object] of a folder.
@@ -154,6 +157,7 @@ type fileObject struct {
 	op              string
 	root            *os.Root
 	file            *os.File // nil after the end
+	in              string   // the folder of the backup
 	temporary, name string
 }
 
@@ -221,6 +225,12 @@ func (o *fileObject) Abort() {
 	_ = o.root.Remove(o.temporary)
 	_ = o.root.Close()
 	o.file = nil
+	// A folder that was made for it, and in which nothing else is, would lie there for good. Of another backup nothing goes: the
+	// system removes no folder that is not empty.
+	if above, err := o.target.root(false); err == nil {
+		_ = above.Remove(o.in)
+		_ = above.Close()
+	}
 }
 
 // linkNew is renameNew where the system has no rename that refuses an existing name: link does.

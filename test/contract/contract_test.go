@@ -132,7 +132,7 @@ func good() []exchange.Exchange {
 			answered("GET", "/restore/"+version+"/pending"+q, 200, ended("")),
 			answered("GET", "/backup"+q, 200, `{"value":[`+begun(`,"azureStorageBlobContainerUri":null,"kind":"backup","target":"https://a.example/c","folder":"mhsm-alpha-2026112508530512","by":"1"`)+`]}`),
 			answered("GET", "/restore"+q, 200, `{"restorePoint":`+point+`}`),
-			answered("GET", "/backup/schedule"+q, 200, `{"value":[{"to":"file:///srv/backups","everySeconds":86400,"keep":7,"verified":null,"failures":0}]}`),
+			answered("GET", "/backup/schedule"+q, 200, `{"value":[{"to":"file:///srv/backups","everySeconds":86400,"keep":7,"verified":null,"failures":0,"next":null,"last":null},{"to":"file:///srv/more","everySeconds":86400,"keep":7,"verified":1700000000,"failures":1,"next":1700003600,"last":{"status":"Failed","time":1700000000,"error":{"code":"Unavailable","message":"x"}}}]}`),
 			answered("POST", "/restore/undo"+q, 200, point),
 		)
 	}

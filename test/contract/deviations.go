@@ -145,12 +145,20 @@ var deviations = []Deviation{
 		responses: tree{"200": tree{"description": "The schedules.", "schema": tree{"$ref": "#/definitions/StrongroomBackupSchedules"}}},
 		definitions: tree{
 			"StrongroomBackupSchedules": tree{"required": []any{"value"}, "properties": tree{"value": tree{"type": "array", "items": tree{"$ref": "#/definitions/StrongroomBackupSchedule"}}}},
-			"StrongroomBackupSchedule": tree{"required": []any{"to", "everySeconds", "keep", "verified", "failures"}, "properties": tree{
+			"StrongroomBackupSchedule": tree{"required": []any{"to", "everySeconds", "keep", "verified", "failures", "next", "last"}, "properties": tree{
 				"to":           tree{"type": "string", "minLength": 1},
 				"everySeconds": tree{"type": "integer", "minimum": 300},
 				"keep":         tree{"type": "integer", "minimum": 1},
 				"verified":     tree{"type": "integer", "format": "unixtime", "x-nullable": true},
 				"failures":     tree{"type": "integer", "minimum": 0},
+				"next":         tree{"type": "integer", "format": "unixtime", "x-nullable": true},
+				"last":         tree{"$ref": "#/definitions/StrongroomBackupTry"},
+			}},
+			"StrongroomBackupTry": tree{"x-nullable": true, "required": []any{"status", "time"}, "properties": tree{
+				"status": tree{"type": "string", "enum": []any{"InProgress", "Succeeded", "Failed"}},
+				"time":   tree{"type": "integer", "format": "unixtime"},
+				"jobId":  tree{"type": "string", "pattern": "^[0-9a-f]{32}$"},
+				"error":  tree{"$ref": "#/definitions/Error"},
 			}},
 		},
 	},

@@ -47,17 +47,18 @@ func (l *Log) String() string {
 	return l.b.String()
 }
 
-// Server is a running `serve --dev`.
+// Server is a running `serve --dev`, or `serve --config`.
 type Server struct {
 	Dir    string
-	Env    map[string]string // dev.env
+	Env    map[string]string // dev.env, or administrator.env
 	Log    *Log              // stderr
 	Lines  chan string       // stdout after the ready line
 	Binary string            // the program, also used for client commands
 	Cmd    *exec.Cmd
 
-	exited chan struct{}
-	err    error
+	envFile string
+	exited  chan struct{}
+	err     error
 }
 
 // Options of Start.
@@ -68,9 +69,12 @@ type Options struct {
 	Args   []string // after serve --dev --data DIR
 	Env    []string
 	Listen string // default 127.0.0.1:0
+	// Config is a configuration file: the server runs with it alone, and not as a development server. Its data folder is
+	// the one that Start is told, and its embedded issuer is on.
+	Config string
 }
 
-// TryStart starts a development server on dir and waits until it is ready. The error has what it printed.
+// TryStart starts a server on dir, for development unless Config says otherwise, and waits until it is ready. The error has what it printed.
 func TryStart(dir string, o Options) (*Server, error) {
 	if o.Client == "" {
 		o.Client = o.Binary
@@ -80,6 +84,11 @@ func TryStart(dir string, o Options) (*Server, error) {
 	}
 	s := &Server{Dir: dir, Log: &Log{}, Lines: make(chan string, 64), Binary: o.Client, exited: make(chan struct{})}
 	line := append(append([]string{}, o.Wrap...), o.Binary, "serve", "--dev", "--data", dir, "--listen", o.Listen)
+	s.envFile = "dev.env"
+	if o.Config != "" {
+		line = append(append([]string{}, o.Wrap...), o.Binary, "serve", "--config", o.Config)
+		s.envFile = "administrator.env"
+	}
 	line = append(line, o.Args...)
 	s.Cmd = exec.Command(line[0], line[1:]...)
 	s.Cmd.Env = append(os.Environ(), o.Env...)
@@ -136,9 +145,9 @@ func Start(t testing.TB, dir string, o Options) *Server {
 	return s
 }
 
-// ReadEnv reads dev.env again, after an HSM was made.
+// ReadEnv reads dev.env, or administrator.env, again, after an HSM was made.
 func (s *Server) ReadEnv() error {
-	raw, err := os.ReadFile(filepath.Join(s.Dir, "dev.env"))
+	raw, err := os.ReadFile(filepath.Join(s.Dir, s.envFile))
 	if err != nil {
 		return err
 	}
@@ -184,7 +193,7 @@ func (s *Server) URL(t testing.TB, hsm string) string {
 	t.Helper()
 	u := s.Env["STRONGROOM_HSM_"+strings.ToUpper(strings.ReplaceAll(hsm, "-", "_"))+"_URL"]
 	if u == "" {
-		t.Fatalf("dev.env names no HSM %s", hsm)
+		t.Fatalf("%s names no HSM %s", s.envFile, hsm)
 	}
 	return u
 }
