@@ -58,7 +58,8 @@ func startSubject(t *testing.T, dev *harness.Server, passphrase string) *subject
 	t.Helper()
 	dir := t.TempDir()
 	s := &subject{t: t, data: filepath.Join(dir, "data"), ended: make(chan struct{}), answers: map[string]*bytes.Buffer{}, env: map[string]string{}}
-	free, err := net.Listen("tcp", "127.0.0.1:0") // the metrics' port is not told anywhere
+	// The metrics' port is not told anywhere. It is of another address, or the server may take it for its main one.
+	free, err := net.Listen("tcp", "127.0.0.2:0")
 	if err != nil {
 		t.Fatal(err)
 	}
