@@ -2,6 +2,7 @@
 package leak_test
 
 import (
+	"cmp"
 	"fmt"
 	"io/fs"
 	"maps"
@@ -139,7 +140,7 @@ func (l *life) stored() map[string]map[string]bool {
 // row is what docs/secrets-in-memory.md says of a kind of secrets.
 type row struct {
 	answers, files           []string
-	inUse, afterwards, later string // never, may, must or less
+	inUse, afterwards, later string // never, sent, may, must or less
 }
 
 var quoted = regexp.MustCompile("`([^`]+)`")
@@ -167,7 +168,7 @@ func readTable(t *testing.T) map[string]row {
 		}
 		r := row{list(cells[1]), list(cells[2]), cells[3], cells[4], cells[5]}
 		for i, word := range []string{r.inUse, r.afterwards, r.later} {
-			if word != "never" && word != "may" && word != "must" && (word != "less" || i == 0) {
+			if word != "never" && word != "sent" && word != "may" && word != "must" && (word != "less" || i == 0) {
 				t.Errorf("%s: %q is no word of the columns about memory", line, word)
 			}
 		}
@@ -204,6 +205,13 @@ func (r row) judge(t *testing.T, kind, when, word string, found, before map[find
 		if len(now) > 0 {
 			t.Errorf("%s, in memory %s: found %v, and the table says never", kind, when, details(found, kind))
 		}
+	case "sent": // who may have it is looked at when only they can: see [life.atOnce]
+		for f := range found {
+			if f.kind == kind && !strings.HasPrefix(f.spelling, "base64") {
+				t.Errorf("%s, in memory %s: found %v, and the table says only as the text that was sent", kind, when, details(found, kind))
+				break
+			}
+		}
 	case "must":
 		if len(now) == 0 {
 			t.Errorf("%s, in memory %s: not found, where it must be: the search does not see what is there", kind, when)
@@ -220,7 +228,7 @@ func (r row) judge(t *testing.T, kind, when, word string, found, before map[find
 func details(found map[finding]int, kind string) (list []string) {
 	for f, times := range found {
 		if f.kind == kind {
-			list = append(list, fmt.Sprintf("%s as %s %d times", f.name, f.spelling, times))
+			list = append(list, fmt.Sprintf("%s as %s %d times in %s", f.name, f.spelling, times, cmp.Or(f.keeper, "other memory")))
 		}
 	}
 	slices.Sort(list)

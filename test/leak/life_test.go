@@ -26,6 +26,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -319,6 +320,7 @@ func (l *life) useKeys() {
 	} {
 		value := l.random(plaintext, "of "+c.alg, 48)
 		sealed := use(c.key, c.in, map[string]string{"alg": c.alg, "value": b64(value)}, 200)
+		l.atOnce(c.in, plaintext, "of "+c.alg, readBuffer, tlsRecord)
 		body := map[string]string{"alg": c.alg, "value": member(l.t, sealed, "value")}
 		if iv := member(l.t, sealed, "iv"); iv != "" {
 			body["iv"], body["tag"] = iv, member(l.t, sealed, "tag")
@@ -326,6 +328,7 @@ func (l *life) useKeys() {
 		if got := member(l.t, use(c.key, c.out, body, 200), "value"); got != b64(value) {
 			l.t.Fatalf("%s %s: got another plaintext", c.key, c.alg)
 		}
+		l.atOnce(c.out, plaintext, "of "+c.alg, answerBuffer, writeBuffer, tlsRecord)
 		// Damaged: the same ciphertext, with another first byte.
 		damaged, _ := base64.RawURLEncoding.DecodeString(body["value"])
 		damaged[0] ^= 1
@@ -338,6 +341,7 @@ func (l *life) useKeys() {
 		l.t.Fatal(err)
 	}
 	l.search.add(l.t, randomBytes, "of /rng", raw)
+	l.atOnce("rng", randomBytes, "of /rng", answerBuffer, writeBuffer, tlsRecord)
 	l.backup = member(l.t, l.call("POST /keys/{name}/backup", "vault1", "/keys/rsa/backup", nil, 200), "value")
 	l.call("POST /keys/restore", "vault2", "/keys/restore", map[string]any{"value": l.backup}, 200)
 	l.call("POST /keys/restore", "vault2", "/keys/restore", map[string]any{"value": l.backup[:len(l.backup)/2]}, 400)
@@ -345,6 +349,35 @@ func (l *life) useKeys() {
 		l.call("GET /keys/{name}"+read, "vault1", "/keys/rsa"+read, nil, 200)
 	}
 	l.call("GET /keys", "vault1", "/keys", nil, 200)
+}
+
+// atOnce looks at the memory right after an answer, while nothing else went through the buffers of Go's library: what went
+// in or out must still be there, which shows that the search sees it, once in a buffer of net/http, and nowhere else. So a
+// copy that our code leaves fails the test at any number of processors and whatever the collector does.
+func (l *life) atOnce(operation, kind, name string, keepers ...string) {
+	l.t.Helper()
+	once := map[finding]int{} // how often a spelling is found where there is one copy
+	for _, n := range l.search.needles {
+		once[n.what]++
+	}
+	all, _ := image(l.t, l.cmd.Process.Pid, &l.search)
+	found, more := map[finding]int{}, false
+	for f, times := range all {
+		if f.kind != kind || f.name != name {
+			continue
+		}
+		found[f] = times
+		in := f.keeper
+		f.keeper = ""
+		// crypto/tls grows its buffer while a record is in it.
+		more = more || !slices.Contains(keepers, in) || in != tlsRecord && times > once[f]
+	}
+	if more {
+		l.t.Errorf("%s, in memory at once after %s: found %q; it may be once in each of %q", kind, operation, details(found, kind), keepers)
+	}
+	if len(found) == 0 {
+		l.t.Errorf("%s, in memory at once after %s: not found, where it must be: the search does not see what is there", kind, operation)
+	}
 }
 
 // release: keys that the HSM made leave it, for a key of ours.
