@@ -626,6 +626,53 @@ func mount(t *testing.T, dir, options string) {
 	t.Cleanup(func() { _ = syscall.Unmount(dir, unix.MNT_DETACH) })
 }
 
+// Room is reserved behind the last segment while the log is open, and given back when it ends; the file is as long as what
+// is in it all the while, and a log with room behind it, as a crash leaves it, goes on.
+func TestRoomIsReserved(t *testing.T) {
+	folder := filepath.Join(t.TempDir(), "audit")
+	held := func() (length, room int64) {
+		var s unix.Stat_t
+		mustDo(t, unix.Stat(lastSegment(t, folder), &s))
+		return s.Size, s.Blocks * 512
+	}
+	o := testOptions()
+	o.SegmentBytes = 16 << 10
+	l := mustOpen(t, folder, o)
+	appendMany(t, l, 0, 3)
+	first := lastSegment(t, folder)
+	probe, err := os.Create(filepath.Join(t.TempDir(), "probe"))
+	mustDo(t, err)
+	defer probe.Close()
+	reserves := unix.Fallocate(int(probe.Fd()), unix.FALLOC_FL_KEEP_SIZE, 0, 4096) == nil // not every file system does
+	if length, room := held(); reserves && room < reserveBytes || length > 4<<10 {
+		t.Fatalf("the segment is %d bytes long and has room for %d", length, room)
+	}
+	crashed := filepath.Join(t.TempDir(), "crashed")
+	if out, err := exec.Command("cp", "-a", folder, crashed).CombinedOutput(); err != nil {
+		t.Fatalf("%v %s", err, out)
+	}
+	file, err := os.OpenFile(lastSegment(t, crashed), os.O_WRONLY, 0)
+	mustDo(t, err)
+	reserve(file, 0, reserveBytes)
+	mustDo(t, file.Close())
+	for n := 3; lastSegment(t, folder) == first; n++ {
+		mustAppend(t, l, call(n))
+	}
+	var s unix.Stat_t
+	if mustDo(t, unix.Stat(first, &s)); s.Blocks*512 > s.Size+64<<10 {
+		t.Errorf("a segment of %d bytes that is ended holds %d", s.Size, s.Blocks*512)
+	}
+	mustClose(t, l)
+	if length, room := held(); room > length+64<<10 {
+		t.Errorf("the last segment of a closed log has %d bytes and holds %d", length, room)
+	}
+	sound(t, folder, l.Stats().Records, serverKey.Public())
+	l = mustOpen(t, crashed, o)
+	appendMany(t, l, 3, 3)
+	mustClose(t, l)
+	sound(t, crashed, l.Stats().Records, serverKey.Public())
+}
+
 // A folder that cannot be written to is refused at once, with the reason; so is a folder in it that there should be.
 func TestReadOnlyFolder(t *testing.T) {
 	dir := t.TempDir()

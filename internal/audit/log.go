@@ -91,6 +91,7 @@ type Log struct {
 	file     *os.File  // the last segment
 	size     int64     // of what is known to be on disk of it
 	floor    int64     // what the file is cut back to after a write that found no space; not below size
+	asked    int64     // up to where room was asked for: see reserve
 	rewrite  []byte    // what was found after size when the log was opened, and is written once more with the next write
 	cut      int64     // bytes after that which were no whole record; said by the next write
 	tree     tree      // of all records, those in rewrite too
@@ -324,12 +325,18 @@ func (l *Log) write(b []byte, t *tree, prev tlog.Hash) error {
 		return l.failure
 	default:
 	}
+	if l.size+int64(len(b)) > l.asked {
+		l.asked = l.size + int64(len(b)) + reserveBytes
+		reserve(l.file, l.size, l.asked)
+	}
 	durable.At("audit:before-write")
 	if _, err := l.file.WriteAt(b, l.size); err != nil {
 		if !isFull(err) {
 			return l.fail(err)
 		}
-		// Not one byte more than what was there before, so that nothing is left of records that were refused.
+		// Not one byte more than what was there before, so that nothing is left of records that were refused. It gives the
+		// room back that is reserved, too: there is none.
+		l.asked = l.floor
 		if err := l.file.Truncate(l.floor); err != nil {
 			return l.fail(err)
 		}
@@ -460,9 +467,21 @@ func (l *Log) rotate() error {
 	if err != nil {
 		return err
 	}
+	l.giveBack()
 	_ = l.file.Close() // all of it is synced
-	l.file, l.size, l.floor = f, size, size
+	l.file, l.size, l.floor, l.asked = f, size, size, 0
 	return nil
+}
+
+// reserveBytes is how much room is asked for at once.
+const reserveBytes = 1 << 20
+
+// giveBack lets go of room that was reserved for the last segment and is not used. What has to be on disk is there, and
+// stays.
+func (l *Log) giveBack() {
+	if l.asked > l.size && l.floor == l.size {
+		_ = l.file.Truncate(l.size)
+	}
 }
 
 // create makes a segment that begins after the given tree. It has its name only when it is whole and synced.
@@ -498,6 +517,7 @@ func (l *Log) finish() error {
 		err = l.failure
 	default:
 		err = l.checkpoint()
+		l.giveBack()
 	}
 	return errors.Join(err, l.file.Close(), l.lockFile.Close())
 }
