@@ -7,6 +7,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"slices"
 	"strings"
 	"time"
 
@@ -23,12 +24,12 @@ import (
 //	identity/refresh/<object-id>/<family-id>    seal.Wrap of signInRecord as JSON, bound to this key
 //
 // The client has one token of the family that is good; each use ends it and gives the next (RFC 9700 section 4.14). The
-// record has the hashes of that one and of the one before. IDs of families are random, and are in tokens and nowhere
-// else: who presents another secret with one has had a token of that family which was used already, so either he or the
-// client is a thief, and the family ends.
+// record has the hashes of that one and of those that were used a moment ago. IDs of families are random, and are in tokens
+// and nowhere else: who presents another secret with one has had a token of that family which was used already, so either
+// he or the client is a thief, and the family ends.
 const (
 	refreshPrefix  = "identity/refresh/"
-	refreshVersion = 1
+	refreshVersion = 2
 	refreshMark    = "srr_"
 
 	// refreshLifetime is how long a sign-in lasts, however often its token is renewed: a working day.
@@ -36,10 +37,12 @@ const (
 	// maxSignIns is the most sign-ins of one user that can be renewed. One more ends the oldest.
 	maxSignIns = 20
 	// refreshGrace is how long after its use a token still gets an access token, and no refresh token. Commands of az that
-	// run side by side share one refresh token and use it at the same moment; all but the first would end the family of
-	// them all. A thief who comes within that time gains an hour at most, and is found out when he, or the client he
-	// robbed, comes again.
+	// run side by side share the refresh token on disk: two use the same at the same moment, and one that is slow comes with
+	// it after another has used the next. Each but the first would end the family of them all. A thief who comes within
+	// that time gains an hour at most, and is found out when he, or the client he robbed, comes again.
 	refreshGrace = 30 * time.Second
+	// maxUsed is how many used tokens of a family are in their grace at once. One more ends that of the oldest.
+	maxUsed = 16
 	// sweepEvery is how often sign-ins of all users that are over are taken out of the database, by the next one that is
 	// made.
 	sweepEvery = time.Hour
@@ -51,9 +54,40 @@ type signInRecord struct {
 	ClientID string    `json:"client_id"`
 	Series   uint64    `json:"series,omitempty"` // of the user, when the sign-in was made
 	Hash     []byte    `json:"token_sha256"`
-	Previous []byte    `json:"previous_sha256,omitempty"`
 	Created  time.Time `json:"created"`
+	// Used are the tokens that were used within the grace before the last use, in the order of their use.
+	Used []usedToken `json:"used,omitempty"`
+
+	// Of version 1, which knew the last of them only.
+	Previous []byte    `json:"previous_sha256,omitempty"`
 	Rotated  time.Time `json:"rotated,omitzero"`
+}
+
+type usedToken struct {
+	Hash []byte    `json:"token_sha256"`
+	At   time.Time `json:"at"`
+}
+
+// inGrace reports whether its grace is not over. A clock that was set back makes it no longer than that.
+func (u usedToken) inGrace(now time.Time) bool { return now.Sub(u.At).Abs() < refreshGrace }
+
+// use puts next in the place of the token that is good.
+func (s *signInRecord) use(next []byte, now, second time.Time) {
+	s.Used = slices.DeleteFunc(s.Used, func(u usedToken) bool { return !u.inGrace(now) })
+	s.Used = append(s.Used, usedToken{s.Hash, second})
+	s.Used = s.Used[max(0, len(s.Used)-maxUsed):]
+	s.Hash = next
+}
+
+// late reports whether a token was used a moment ago.
+func (s *signInRecord) late(presented []byte, now time.Time) bool {
+	is := 0
+	for _, u := range s.Used {
+		if u.inGrace(now) {
+			is |= subtle.ConstantTimeCompare(presented, u.Hash)
+		}
+	}
+	return is == 1
 }
 
 // over reports whether the sign-in has ended by its age. A clock that was set back makes it no older.
@@ -144,7 +178,7 @@ func (i *Issuer) beginSignIn(ctx context.Context, e entry, clientID string) (t r
 }
 
 // renew takes a refresh token of a client and returns whose it is, and the token that follows, which is empty within the
-// grace after the first use. It reports false for every token that is not good, whatever is wrong with it; whose it is,
+// grace after its first use. It reports false for every token that is not good, whatever is wrong with it; whose it is,
 // is known then only of one that was used before. A token that is good stays as it is if the request is refused for
 // another reason.
 func (i *Issuer) renew(ctx context.Context, t refreshToken, clientID string, refused bool) (e entry, next refreshToken, ok bool, err error) {
@@ -179,7 +213,7 @@ func (i *Issuer) renew(ctx context.Context, t refreshToken, clientID string, ref
 			return err
 		}
 		current := subtle.ConstantTimeCompare(presented, s.Hash) == 1
-		late := subtle.ConstantTimeCompare(presented, s.Previous) == 1 && now.Sub(s.Rotated).Abs() < refreshGrace
+		late := s.late(presented, now)
 		switch {
 		case !current && !late:
 			e, reused = u, true
@@ -189,7 +223,7 @@ func (i *Issuer) renew(ctx context.Context, t refreshToken, clientID string, ref
 			e, ok = u, true
 			if current && !refused {
 				rotated = true
-				s.Previous, s.Hash, s.Rotated = s.Hash, hashRefresh(next.secret), i.second()
+				s.use(hashRefresh(next.secret), now, i.second())
 				return i.putSignIn(w, t.key(), s)
 			}
 		}
@@ -228,10 +262,14 @@ func (d *Directory) openSignIn(key string, sealed []byte) (s signInRecord, err e
 		return s, failure.Wrap(failure.Tampered, err, "the record of a sign-in was changed or moved in the database; delete it (%s), and have the user sign in again", key)
 	}
 	err = json.Unmarshal(text.Reveal(), &s)
+	if s.V == 1 && s.Previous != nil {
+		s.Used = []usedToken{{s.Previous, s.Rotated}}
+	}
+	s.Previous, s.Rotated = nil, time.Time{}
 	switch {
-	case err == nil && s.V != refreshVersion:
+	case err == nil && s.V != 1 && s.V != refreshVersion:
 		return s, failure.New(failure.Unsupported, "the record of a sign-in has format version %d and this program knows %d; run the program that wrote it, or a newer one", s.V, refreshVersion)
-	case err != nil || len(s.Hash) != sha256.Size || s.Previous != nil && len(s.Previous) != sha256.Size:
+	case err != nil || len(s.Hash) != sha256.Size || len(s.Used) > maxUsed || slices.ContainsFunc(s.Used, func(u usedToken) bool { return len(u.Hash) != sha256.Size }):
 		return s, failure.New(failure.Tampered, "the record of a sign-in is damaged")
 	}
 	return s, nil

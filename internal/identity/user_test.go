@@ -428,7 +428,7 @@ func TestUserRecords(t *testing.T) {
 	}
 	f.stopped = time.Date(2026, 2, 3, 5, 0, 0, 0, time.UTC) // within the hours of the sign-in
 	f.write(t, userPrefix+"anna", golden("user-v1.json"))
-	f.write(t, signIn, golden("sign-in-v1.json"))
+	f.write(t, signIn, golden("sign-in-v2.json"))
 
 	u, err := f.issuer.FindUser(t.Context(), "anna")
 	want := User{Name: "Anna", ObjectID: objectID, Created: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), PasswordCreated: time.Date(2026, 2, 3, 4, 5, 6, 0, time.UTC)}
@@ -455,7 +455,18 @@ func TestUserRecords(t *testing.T) {
 			t.Errorf("written with %v, version %v; %s has %v", b, after["v"], file, a)
 		}
 	}
-	same("sign-in-v1.json", signIn)
+	same("sign-in-v2.json", signIn)
+	// The version before has the same token, and the one before it.
+	before := refreshMark + base64.RawURLEncoding.EncodeToString(slices.Concat(bytes.Repeat([]byte{0x22}, 6), []byte{0x42, 0x22, 0x82}, bytes.Repeat([]byte{0x22}, 7),
+		bytes.Repeat([]byte{0x33}, 6), []byte{0x43, 0x33, 0x83}, bytes.Repeat([]byte{0x33}, 7), bytes.Repeat([]byte{6}, 32)))
+	f.write(t, signIn, golden("sign-in-v1.json"))
+	f.stopped = time.Date(2026, 2, 3, 4, 45, 10, 0, time.UTC)
+	for _, text := range []string{before, token, before} {
+		if got := f.post(t, "/oauth2/token", refreshForm(text, nil)); got.status != 200 || (got.text("refresh_token") != "") != (text == token) {
+			t.Fatalf("a sign-in of version 1: %d %s", got.status, got.raw)
+		}
+	}
+	same("sign-in-v2.json", signIn)
 	if _, err := f.issuer.ResetPassword(t.Context(), "anna", true); err != nil {
 		t.Fatal(err)
 	}
@@ -466,7 +477,7 @@ func TestUserRecords(t *testing.T) {
 		t.Errorf("a user of version 2: %v, want Unsupported", err)
 	}
 	f.write(t, userPrefix+"anna", golden("user-v1.json"))
-	f.write(t, signIn, bytes.Replace(golden("sign-in-v1.json"), []byte(`"v":1`), []byte(`"v":2`), 1))
+	f.write(t, signIn, bytes.Replace(golden("sign-in-v2.json"), []byte(`"v":2`), []byte(`"v":3`), 1))
 	if got := f.post(t, "/oauth2/token", refreshForm(token, nil)); got.status == 200 || got.body["error"] != "server_error" {
 		t.Errorf("a sign-in of version 2: %d %s", got.status, got.raw)
 	}
