@@ -59,10 +59,20 @@ func (s *Service) open(ctx context.Context, h *hsm.HSM, j *Job, storage backupse
 // key, if not nil, is called with each key.
 func (src *source) verify(ctx context.Context, p *pace, progress func(backupset.Progress), key func(keys.Copy) error) error {
 	// Reading all records looks at every object's hash too, so Verify, which only does that, would read all of it once more.
-	err := stage(ctx, p, batch, recordSize, src.records(progress), func(r backupset.Record) error {
-		src.counts[r.Kind]++
-		src.versions += int64(len(r.Versions))
-		return src.take(r, key)
+	err := stages(ctx, p, batch, recordSize, src.records(progress), func(some []backupset.Record) error {
+		parsed, err := src.parse(p, some)
+		if err != nil {
+			return err
+		}
+		for i, r := range some {
+			src.counts[r.Kind]++
+			src.versions += int64(len(r.Versions))
+			if err := src.take(r, parsed[i], key); err != nil {
+				return err
+			}
+			p.pause()
+		}
+		return nil
 	})
 	if err != nil {
 		return err
@@ -71,6 +81,24 @@ func (src *source) verify(ctx context.Context, p *pace, progress func(backupset.
 		return wrong("it has no record of its HSM", nil)
 	}
 	return nil
+}
+
+// parse reads those of the records that are keys, several at once. Those that do not hold are left to take, which refuses the
+// first thing that is wrong; and all of them where the job gives way to calls.
+func (src *source) parse(p *pace, some []backupset.Record) ([]*keys.Copy, error) {
+	list := make([]*keys.Copy, len(some))
+	if p.calls != nil {
+		return list, nil
+	}
+	return list, share(len(some), func(i int) error {
+		if some[i].Kind != kindKey && some[i].Kind != kindDeletedKey {
+			return nil
+		}
+		if c, err := keys.ParseCopy(some[i].Body); err == nil {
+			list[i] = &c
+		}
+		return nil
+	})
 }
 
 func recordSize(r backupset.Record) int { return len(r.Body) }
@@ -90,7 +118,8 @@ func (src *source) records(progress func(backupset.Progress)) func(ctx context.C
 	}
 }
 
-func (src *source) take(r backupset.Record, key func(keys.Copy) error) error {
+// take takes a record in. c is the key that it is, if that was parsed already.
+func (src *source) take(r backupset.Record, c *keys.Copy, key func(keys.Copy) error) error {
 	if src.salt == nil && r.Kind != kindHSM {
 		return wrong("its first record is not that of its HSM", nil)
 	}
@@ -130,15 +159,18 @@ func (src *source) take(r backupset.Record, key func(keys.Copy) error) error {
 		}
 		src.contents.Assignments = append(src.contents.Assignments, access.Assignment{Name: r.Name, PrincipalID: body.Principal, RoleDefinitionID: body.Role, Scope: body.Scope})
 	case kindKey, kindDeletedKey:
-		c, err := keys.ParseCopy(r.Body)
-		if err != nil {
-			return err
+		if c == nil {
+			parsed, err := keys.ParseCopy(r.Body)
+			if err != nil {
+				return err
+			}
+			c = &parsed
 		}
 		if strings.ToLower(c.Name) != r.Name || c.Deleted != (r.Kind == kindDeletedKey) || c.Deleted != r.Deleted || !slices.EqualFunc(c.Versions, r.Versions, alike) {
 			return wrong(fmt.Sprintf("key %s in it is another one than its inventory says", r.Name), nil)
 		}
 		if key != nil {
-			return key(c)
+			return key(*c)
 		}
 	default:
 		return failure.New(failure.Unsupported, "the backup has records of a kind %q that this server does not know; use a newer server", r.Kind)
@@ -261,25 +293,29 @@ func (s *Service) fill(ctx context.Context, src *source, r *hsm.Restore, progres
 func prepare(ctx context.Context, src *source, r *hsm.Restore, some []backupset.Record) ([]*keys.Restorable, error) {
 	some = slices.DeleteFunc(some, func(r backupset.Record) bool { return r.Kind != kindKey && r.Kind != kindDeletedKey })
 	list := make([]*keys.Restorable, len(some))
+	return list, share(len(some), func(i int) (err error) {
+		list[i], err = r.Prepare(ctx, src.salt, some[i].Body)
+		return err
+	})
+}
+
+// share does n things on all processors, and returns the first error, after which each worker stops.
+func share(n int, do func(i int) error) error {
 	errs := make([]error, workers())
 	var group sync.WaitGroup
-	for n := range errs {
+	for w := range errs {
 		group.Go(func() {
 			defer func() {
 				if p := recover(); p != nil { // nobody else would, and the server would end (R4)
-					errs[n] = failure.Wrap(failure.Internal, fmt.Errorf("panic: %T", p), "the restore failed for a reason that is our mistake; nothing was changed")
+					errs[w] = failure.Wrap(failure.Internal, fmt.Errorf("panic: %T", p), "it failed for a reason that is our mistake; nothing was changed")
 				}
 			}()
-			for i := n; i < len(some) && errs[n] == nil; i += len(errs) {
-				list[i], errs[n] = r.Prepare(ctx, src.salt, some[i].Body)
+			for i := w; i < n && errs[w] == nil; i += len(errs) {
+				errs[w] = do(i)
 			}
 		})
 	}
 	group.Wait()
-	return list, firstOf(errs)
-}
-
-func firstOf(errs []error) error {
 	for _, err := range errs {
 		if err != nil {
 			return err

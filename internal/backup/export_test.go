@@ -12,6 +12,6 @@ func Take(r backupset.Record) (hsm.Contents, error) {
 	if r.Kind != kindHSM {
 		src.salt = make([]byte, engine.SaltSize)
 	}
-	err := src.take(r, nil)
+	err := src.take(r, nil, nil)
 	return src.contents, err
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"strings"
-	"sync"
 
 	"strongroom/internal/backupset"
 	"strongroom/internal/engine"
@@ -51,7 +50,7 @@ func Inspect(ctx context.Context, b *backupset.Backup, eng engine.Engine, domain
 		n++
 		in.Counts[r.Kind]++
 		if src.salt == nil || r.Kind != kindKey && r.Kind != kindDeletedKey {
-			if err := src.take(r, nil); err != nil {
+			if err := src.take(r, nil, nil); err != nil {
 				return in, err
 			}
 			continue
@@ -90,17 +89,11 @@ func (in *Inspection) nameMissing(ctx context.Context, b *backupset.Backup, n in
 // open opens some keys, several at once.
 func (in *Inspection) open(ctx context.Context, eng engine.Engine, salt []byte, list []backupset.Record, opened func(keys.Held)) error {
 	results := make([]inspected, len(list))
-	errs := make([]error, workers())
-	var group sync.WaitGroup
-	for n := range workers() {
-		group.Go(func() {
-			for i := n; i < len(list) && errs[n] == nil; i += workers() {
-				results[i], errs[n] = inspectKey(ctx, eng, salt, list[i])
-			}
-		})
-	}
-	group.Wait()
-	if err := firstOf(errs); err != nil {
+	err := share(len(list), func(i int) (err error) {
+		results[i], err = inspectKey(ctx, eng, salt, list[i])
+		return err
+	})
+	if err != nil {
 		return err
 	}
 	for _, r := range results {
