@@ -47,15 +47,16 @@ func (l *Log) String() string {
 	return l.b.String()
 }
 
-// Server is a running `serve --dev`.
+// Server is a running `serve`.
 type Server struct {
 	Dir    string
-	Env    map[string]string // dev.env
+	Env    map[string]string // dev.env, or administrator.env in production
 	Log    *Log              // stderr
 	Lines  chan string       // stdout after the ready line
 	Binary string            // the program, also used for client commands
 	Cmd    *exec.Cmd
 
+	env    string // name of the file of Env
 	exited chan struct{}
 	err    error
 }
@@ -65,12 +66,13 @@ type Options struct {
 	Binary string   // the server program
 	Client string   // the program for client commands; default Binary
 	Wrap   []string // put before the command line: strace and its flags
+	Config string   // configuration file of a production server that issues tokens; "" starts a development server
 	Args   []string // after serve --dev --data DIR
 	Env    []string
 	Listen string // default 127.0.0.1:0
 }
 
-// TryStart starts a development server on dir and waits until it is ready. The error has what it printed.
+// TryStart starts a server on dir and waits until it is ready. The error has what it printed.
 func TryStart(dir string, o Options) (*Server, error) {
 	if o.Client == "" {
 		o.Client = o.Binary
@@ -78,8 +80,13 @@ func TryStart(dir string, o Options) (*Server, error) {
 	if o.Listen == "" {
 		o.Listen = "127.0.0.1:0"
 	}
-	s := &Server{Dir: dir, Log: &Log{}, Lines: make(chan string, 64), Binary: o.Client, exited: make(chan struct{})}
-	line := append(append([]string{}, o.Wrap...), o.Binary, "serve", "--dev", "--data", dir, "--listen", o.Listen)
+	s := &Server{Dir: dir, Log: &Log{}, Lines: make(chan string, 64), Binary: o.Client, env: "dev.env", exited: make(chan struct{})}
+	line := append(append([]string{}, o.Wrap...), o.Binary, "serve", "--data", dir, "--listen", o.Listen)
+	if o.Config == "" {
+		line = append(line, "--dev")
+	} else {
+		line, s.env = append(line, "--config", o.Config), "administrator.env"
+	}
 	line = append(line, o.Args...)
 	s.Cmd = exec.Command(line[0], line[1:]...)
 	s.Cmd.Env = append(os.Environ(), o.Env...)
@@ -136,9 +143,9 @@ func Start(t testing.TB, dir string, o Options) *Server {
 	return s
 }
 
-// ReadEnv reads dev.env again, after an HSM was made.
+// ReadEnv reads the file of credentials and addresses again, after an HSM was made.
 func (s *Server) ReadEnv() error {
-	raw, err := os.ReadFile(filepath.Join(s.Dir, "dev.env"))
+	raw, err := os.ReadFile(filepath.Join(s.Dir, s.env))
 	if err != nil {
 		return err
 	}
@@ -184,7 +191,7 @@ func (s *Server) URL(t testing.TB, hsm string) string {
 	t.Helper()
 	u := s.Env["STRONGROOM_HSM_"+strings.ToUpper(strings.ReplaceAll(hsm, "-", "_"))+"_URL"]
 	if u == "" {
-		t.Fatalf("dev.env names no HSM %s", hsm)
+		t.Fatalf("%s names no HSM %s", s.env, hsm)
 	}
 	return u
 }
