@@ -128,15 +128,18 @@ func lastStep(s *harness.Server) string {
 // disk is where a victim's data lies, and what a power cut does to it.
 type disk struct {
 	name string
-	// fresh returns an empty data folder, the environment that makes the victim cut this disk off, and the
-	// repair that is done between the cut and the restart.
-	fresh func(t *testing.T) (dir string, env []string, repair func())
+	// fresh returns an empty data folder on a disk of size bytes, if it has one of its own, the environment that makes
+	// the victim cut this disk off, and the repair that is done between the cut and the restart.
+	fresh func(t *testing.T, size int64) (dir string, env []string, repair func())
 }
 
+// smallDisk is the size of a disk for some keys.
+const smallDisk = 64 << 20
+
 var disks = []disk{
-	{"kill -9", func(t *testing.T) (string, []string, func()) { return t.TempDir(), nil, func() {} }},
-	{"power cut", func(t *testing.T) (string, []string, func()) {
-		volume := powercut.New(t, 64<<20)
+	{"kill -9", func(t *testing.T, _ int64) (string, []string, func()) { return t.TempDir(), nil, func() {} }},
+	{"power cut", func(t *testing.T, size int64) (string, []string, func()) {
+		volume := powercut.New(t, size)
 		return filepath.Join(volume.Path, "data"), []string{"VICTIM_MOUNT=" + volume.Path}, func() { volume.Mount(t) }
 	}},
 }
@@ -156,7 +159,7 @@ func eachStep(t *testing.T, d disk, prepare func(t *testing.T, dir string), act 
 		if step > 100 {
 			t.Fatal("more than 100 durable steps: something loops")
 		}
-		dir, env, repair := d.fresh(t)
+		dir, env, repair := d.fresh(t, smallDisk)
 		if prepare != nil {
 			prepare(t, dir)
 		}
@@ -343,7 +346,7 @@ func TestExchangeKeyAtEachStep(t *testing.T) {
 // power-cut tests above prove nothing.
 func TestPowerCutBites(t *testing.T) {
 	keys := custodians(t)
-	volume := powercut.New(t, 64<<20)
+	volume := powercut.New(t, smallDisk)
 	dir := filepath.Join(volume.Path, "data")
 	// A first, honest start, so that the loss is of the download and not of the whole folder.
 	s := harness.Start(t, dir, harness.Options{Binary: server})
@@ -371,7 +374,7 @@ func TestPowerCutBites(t *testing.T) {
 // An answered download survives a power cut at any later moment.
 func TestAnsweredDownloadSurvivesPowerCut(t *testing.T) {
 	keys := custodians(t)
-	volume := powercut.New(t, 64<<20)
+	volume := powercut.New(t, smallDisk)
 	dir := filepath.Join(volume.Path, "data")
 	s, err := harness.TryStart(dir, harness.Options{Binary: server})
 	if err != nil {
@@ -512,7 +515,7 @@ func TestRandomDeathsUnderLoad(t *testing.T) {
 		rounds int
 	}{{disks[0], 20}, {disks[1], 8}} {
 		t.Run(death.name, func(t *testing.T) {
-			dir, env, repair := death.fresh(t)
+			dir, env, repair := death.fresh(t, smallDisk)
 			s, err := harness.TryStart(dir, harness.Options{Binary: server})
 			if err != nil {
 				t.Fatal(err)

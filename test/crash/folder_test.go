@@ -46,7 +46,7 @@ func lies(t *testing.T, s *harness.Server, place string) (finished, unfinished [
 // Covers R2: struck down at each durable step of a full backup into a folder, by kill -9 or a power cut, what lies there is a backup
 // that is whole or one that says that it was never finished, and a backup that a job calls done is whole.
 func TestBackupAtEachStep(t *testing.T) {
-	b := prepareBackup(t, 6)
+	b := prepareBackup(t, 6, development)
 	for _, d := range disks {
 		t.Run(d.name, func(t *testing.T) {
 			place := func(s *harness.Server) string { return filepath.Join(s.Dir, "backups", "east", "nightly") } // neither is there

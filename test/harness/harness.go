@@ -47,18 +47,18 @@ func (l *Log) String() string {
 	return l.b.String()
 }
 
-// Server is a running `serve --dev`, or `serve --config`.
+// Server is a running `serve`.
 type Server struct {
 	Dir    string
-	Env    map[string]string // dev.env, or administrator.env
+	Env    map[string]string // dev.env, or administrator.env in production
 	Log    *Log              // stderr
 	Lines  chan string       // stdout after the ready line
 	Binary string            // the program, also used for client commands
 	Cmd    *exec.Cmd
 
-	envFile string
-	exited  chan struct{}
-	err     error
+	env    string // name of the file of Env
+	exited chan struct{}
+	err    error
 }
 
 // Options of Start.
@@ -66,15 +66,13 @@ type Options struct {
 	Binary string   // the server program
 	Client string   // the program for client commands; default Binary
 	Wrap   []string // put before the command line: strace and its flags
+	Config string   // configuration file of a production server that issues tokens; "" starts a development server
 	Args   []string // after serve --dev --data DIR
 	Env    []string
 	Listen string // default 127.0.0.1:0
-	// Config is a configuration file: the server runs with it alone, and not as a development server. Its data folder is
-	// the one that Start is told, and its embedded issuer is on.
-	Config string
 }
 
-// TryStart starts a server on dir, for development unless Config says otherwise, and waits until it is ready. The error has what it printed.
+// TryStart starts a server on dir and waits until it is ready. The error has what it printed.
 func TryStart(dir string, o Options) (*Server, error) {
 	if o.Client == "" {
 		o.Client = o.Binary
@@ -82,12 +80,12 @@ func TryStart(dir string, o Options) (*Server, error) {
 	if o.Listen == "" {
 		o.Listen = "127.0.0.1:0"
 	}
-	s := &Server{Dir: dir, Log: &Log{}, Lines: make(chan string, 64), Binary: o.Client, exited: make(chan struct{})}
-	line := append(append([]string{}, o.Wrap...), o.Binary, "serve", "--dev", "--data", dir, "--listen", o.Listen)
-	s.envFile = "dev.env"
-	if o.Config != "" {
-		line = append(append([]string{}, o.Wrap...), o.Binary, "serve", "--config", o.Config)
-		s.envFile = "administrator.env"
+	s := &Server{Dir: dir, Log: &Log{}, Lines: make(chan string, 64), Binary: o.Client, env: "dev.env", exited: make(chan struct{})}
+	line := append(append([]string{}, o.Wrap...), o.Binary, "serve", "--data", dir, "--listen", o.Listen)
+	if o.Config == "" {
+		line = append(line, "--dev")
+	} else {
+		line, s.env = append(line, "--config", o.Config), "administrator.env"
 	}
 	line = append(line, o.Args...)
 	s.Cmd = exec.Command(line[0], line[1:]...)
@@ -145,9 +143,9 @@ func Start(t testing.TB, dir string, o Options) *Server {
 	return s
 }
 
-// ReadEnv reads dev.env, or administrator.env, again, after an HSM was made.
+// ReadEnv reads the file of credentials and addresses again, after an HSM was made.
 func (s *Server) ReadEnv() error {
-	raw, err := os.ReadFile(filepath.Join(s.Dir, s.envFile))
+	raw, err := os.ReadFile(filepath.Join(s.Dir, s.env))
 	if err != nil {
 		return err
 	}
@@ -193,7 +191,7 @@ func (s *Server) URL(t testing.TB, hsm string) string {
 	t.Helper()
 	u := s.Env["STRONGROOM_HSM_"+strings.ToUpper(strings.ReplaceAll(hsm, "-", "_"))+"_URL"]
 	if u == "" {
-		t.Fatalf("%s names no HSM %s", s.envFile, hsm)
+		t.Fatalf("%s names no HSM %s", s.env, hsm)
 	}
 	return u
 }
