@@ -244,7 +244,7 @@ func TestRandomDeathsInARestore(t *testing.T) {
 				}
 				restored := b.outcome(t, s, acknowledged)
 				t.Logf("round %d: struck down %s after the restore had begun: restored %t, acknowledged %t", round+1, moment, restored, acknowledged)
-				// A restore after a death is slower than the first one, beside other work too. So the moments follow what is seen:
+				// A restore after a death may be slower than the first one: the server tidies up beside it. So the moments follow what is seen:
 				// about one death in four comes after the switch.
 				if within += within / 10; restored {
 					count["new"]++
