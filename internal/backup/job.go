@@ -67,6 +67,10 @@ type Job struct {
 	Message   string `json:"message,omitempty"`
 	Records   int64  `json:"records,omitempty"`
 
+	// Removing are the old backups that it was about to remove. What a kill leaves of one has no manifest, and the next that
+	// tidies the place knows by this that it is no backup of somebody else that is still being written.
+	Removing []string `json:"removing,omitempty"`
+
 	effects []effect // what was recorded as intended
 }
 

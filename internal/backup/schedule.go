@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"slices"
 	"strings"
 	"time"
@@ -61,6 +62,8 @@ type Shelf interface {
 	Folders(ctx context.Context, prefix string) ([]string, error)
 	// Delete removes an object; fs.ErrPermission from a store that keeps everything.
 	Delete(ctx context.Context, name string) error
+	// Sweep removes from a folder what writers that died left in it and no listing shows.
+	Sweep(ctx context.Context, folder string) error
 }
 
 // RunDue begins every backup that is due. The server calls it every now and then. What cannot begin is logged, counted, and tried
@@ -270,7 +273,9 @@ func (s *Service) tidy(ctx context.Context, h *hsm.HSM, j *Job, storage backupse
 				finished = append(finished, folder)
 			}
 		case backupset.CodeOf(err) == backupset.Unfinished:
-			if slices.ContainsFunc(jobs, func(old Job) bool { return old.bySchedule(j.Target) && old.Status == Failed && old.Folder == folder }) {
+			if slices.ContainsFunc(jobs, func(old Job) bool {
+				return old.bySchedule(j.Target) && (old.Status == Failed && old.Folder == folder || slices.Contains(old.Removing, folder))
+			}) {
 				remove = append(remove, folder)
 			}
 		default:
@@ -280,6 +285,16 @@ func (s *Service) tidy(ctx context.Context, h *hsm.HSM, j *Job, storage backupse
 	slices.Sort(finished) // the time is in the name
 	if n := len(finished) - (keep - 1); n > 0 {
 		remove = append(remove, finished[:n]...)
+	}
+	s.sweep(ctx, j, jobs, shelf, folders, log)
+	if len(remove) == 0 {
+		return
+	}
+	j.Removing = remove
+	if err := s.cfg.Store.Update(ctx, func(w store.Writer) error { return s.putEnd(w, h.ID(), *j) }); err != nil {
+		log.WarnContext(ctx, "old backups were not removed", "error", err)
+		j.Removing = nil
+		return
 	}
 	removed := 0
 	for _, folder := range remove {
@@ -291,6 +306,7 @@ func (s *Service) tidy(ctx context.Context, h *hsm.HSM, j *Job, storage backupse
 			continue
 		}
 		removed++
+		j.Removing = slices.DeleteFunc(slices.Clone(j.Removing), func(gone string) bool { return gone == folder })
 		log.InfoContext(ctx, "old backup removed", "folder", folder)
 	}
 	switch left := len(remove) - removed; {
@@ -298,6 +314,26 @@ func (s *Service) tidy(ctx context.Context, h *hsm.HSM, j *Job, storage backupse
 		j.Details += fmt.Sprintf("; %s beyond the %d that are kept could not be removed", plural(int64(left), "old backup"), keep)
 	case removed > 0:
 		j.Details += "; removed " + plural(int64(removed), "old backup")
+	}
+}
+
+// sweep removes what is left of backups that came to no object, those since the one of the schedule that succeeded last.
+func (s *Service) sweep(ctx context.Context, j *Job, jobs []Job, shelf Shelf, listed []string, log *slog.Logger) {
+	for _, old := range jobs {
+		switch {
+		case !old.bySchedule(j.Target) || old.ID == j.ID:
+			continue
+		case old.Status == Succeeded:
+			return
+		case old.Status == Failed && !slices.Contains(listed, old.Folder):
+			s.sweepFolder(ctx, shelf, old.Folder, log)
+		}
+	}
+}
+
+func (s *Service) sweepFolder(ctx context.Context, shelf Shelf, folder string, log *slog.Logger) {
+	if err := shelf.Sweep(ctx, folder); err != nil {
+		log.WarnContext(ctx, "what dead writers left of a backup could not be removed", "folder", folder, "error", err)
 	}
 }
 
@@ -328,6 +364,9 @@ func (s *Service) remove(ctx context.Context, h *hsm.HSM, j *Job, shelf Shelf, f
 		if err = shelf.Delete(ctx, folder+"/"+o.Name); err != nil {
 			break
 		}
+	}
+	if err == nil {
+		s.sweepFolder(ctx, shelf, folder, s.cfg.Log.With("hsm", h.Name(), "job", j.ID)) // what no listing shows is no backup either
 	}
 	code := ""
 	if err != nil {

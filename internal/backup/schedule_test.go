@@ -42,6 +42,8 @@ func (s *shelf) Delete(_ context.Context, name string) error {
 	return nil
 }
 
+func (s *shelf) Sweep(_ context.Context, folder string) error { return s.ask("sweep", folder) }
+
 func (w *world) wait(d time.Duration) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -237,6 +239,63 @@ func TestScheduleFails(t *testing.T) {
 	folders, _ := w.shelf.Folders(t.Context(), "")
 	if slices.Contains(folders, first.Folder) {
 		t.Errorf("an unfinished one is left: %q", folders)
+	}
+}
+
+// A server that dies while it removes an old backup leaves a part of it without a manifest. The next one takes it up, and nothing
+// that somebody else left without a manifest; and it sweeps the folder of one that died before its first object.
+func TestRemovalIsTakenUp(t *testing.T) {
+	w := newWorld(t, "alpha")
+	w.fill("alpha")
+	list := daily(1)
+	first := w.due(list)
+	w.shelf.objects["mhsm-alpha-2020010100000001/part-000001"] = []byte("somebody's")
+	w.wait(25 * time.Hour)
+	deleted := 0
+	w.shelf.hook = func(op, name string) error {
+		if op == "delete" {
+			if deleted++; deleted > 1 {
+				return errors.New("dead")
+			}
+		}
+		return nil
+	}
+	second := w.due(list)
+	w.shelf.hook = nil
+	if _, there := w.shelf.objects[first.Folder+"/manifest"]; there || deleted != 2 {
+		t.Fatalf("the manifest did not go first: %d deleted", deleted)
+	}
+	if folders, _ := w.shelf.Folders(t.Context(), first.Folder); len(folders) != 1 {
+		t.Fatal("nothing is left of it")
+	}
+	w.restart()
+	w.wait(25 * time.Hour)
+	w.shelf.hook = func(op, name string) error {
+		if op == "commit" {
+			return errors.New("no")
+		}
+		return nil
+	}
+	failed := w.due(list) // it leaves no object
+	if failed.Status != backup.Failed {
+		t.Fatalf("%+v", failed)
+	}
+	var swept []string
+	w.shelf.hook = func(op, name string) error {
+		if op == "sweep" {
+			swept = append(swept, name)
+		}
+		return nil
+	}
+	w.wait(25 * time.Hour)
+	last := w.due(list)
+	folders, _ := w.shelf.Folders(t.Context(), "")
+	if d := cmp.Diff([]string{"mhsm-alpha-2020010100000001", last.Folder}, folders); d != "" {
+		t.Errorf("left (-want +got):\n%s", d)
+	}
+	slices.Sort(swept)
+	if d := cmp.Diff([]string{first.Folder, second.Folder, failed.Folder}, swept); d != "" {
+		t.Errorf("swept (-want +got):\n%s", d)
 	}
 }
 

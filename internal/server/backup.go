@@ -113,6 +113,10 @@ func (b backupStorage) Delete(ctx context.Context, name string) error {
 	return shown(b.Target.Delete(ctx, name))
 }
 
+func (b backupStorage) Sweep(ctx context.Context, folder string) error {
+	return shown(b.Target.Sweep(ctx, folder))
+}
+
 func (b backupStorage) List(ctx context.Context, folder string) ([]backupset.Info, error) {
 	found, err := b.Target.List(ctx, folder)
 	list := make([]backupset.Info, len(found))

@@ -253,3 +253,11 @@ func (t *blobTarget) Delete(ctx context.Context, name string) error {
 	}
 	return shown
 }
+
+// Sweep has nothing to do: the service drops blocks that were put and not listed after a week.
+func (t *blobTarget) Sweep(ctx context.Context, folder string) error {
+	if err := checkFolder(folder); err != nil {
+		return err
+	}
+	return explain(ctx, t.where, "sweep "+folder, ctx.Err())
+}

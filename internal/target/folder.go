@@ -409,12 +409,30 @@ func (t *folder) Delete(ctx context.Context, name string) error {
 	return t.removeEmpty(ctx, root, in, op)
 }
 
-// removeEmpty removes the folder of a backup after its last object, with what a killed writer left in it.
-func (t *folder) removeEmpty(ctx context.Context, root *os.Root, in, op string) error {
-	objects, err := t.List(ctx, in)
-	if err != nil || len(objects) > 0 {
+func (t *folder) Sweep(ctx context.Context, in string) error {
+	if err := checkFolder(in); err != nil {
 		return err
 	}
+	op := "sweep " + in
+	if ctx.Err() != nil {
+		return explain(ctx, t.path, op, ctx.Err())
+	}
+	root, err := t.inside(in, false)
+	if absent(err) {
+		return nil
+	}
+	if err != nil {
+		return t.fail(op, err)
+	}
+	defer func() { _ = root.Close() }()
+	if err := t.removeHalves(root, op); err != nil {
+		return err
+	}
+	return t.removeEmpty(ctx, root, in, op)
+}
+
+// removeHalves removes the files that writers have not finished.
+func (t *folder) removeHalves(root *os.Root, op string) error {
 	entries, err := t.entries(root, op)
 	if err != nil {
 		return err
@@ -423,6 +441,18 @@ func (t *folder) removeEmpty(ctx context.Context, root *os.Root, in, op string) 
 		if e.Type().IsRegular() && strings.HasPrefix(e.Name(), ".") && strings.HasSuffix(e.Name(), ".tmp") {
 			_ = root.Remove(e.Name())
 		}
+	}
+	return nil
+}
+
+// removeEmpty removes the folder of a backup after its last object, with what a killed writer left in it.
+func (t *folder) removeEmpty(ctx context.Context, root *os.Root, in, op string) error {
+	objects, err := t.List(ctx, in)
+	if err != nil || len(objects) > 0 {
+		return err
+	}
+	if err := t.removeHalves(root, op); err != nil {
+		return err
 	}
 	above, err := t.root(false)
 	if err != nil {

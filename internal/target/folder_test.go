@@ -77,6 +77,60 @@ func TestFolderWriterDies(t *testing.T) {
 	}
 }
 
+// What a writer left that died before its first object is swept: its file, and the folder if nothing else is in it.
+func TestSweepFolder(t *testing.T) {
+	dir := t.TempDir()
+	place := openFolder(t, dir, "")
+	half := func(folder string) {
+		durable.Hook = func(point string) {
+			if strings.HasPrefix(point, "target:before-rename") {
+				runtime.Goexit()
+			}
+		}
+		defer func() { durable.Hook = nil }()
+		dead := make(chan bool)
+		go func() {
+			defer close(dead)
+			if o, err := place.Create(t.Context(), folder+"/part"); err == nil {
+				_ = o.Commit()
+			}
+		}()
+		<-dead
+		if halves, err := filepath.Glob(filepath.Join(dir, folder, ".*.tmp")); err != nil || len(halves) != 1 {
+			t.Fatalf("%q are left in %s, %v", halves, folder, err)
+		}
+	}
+	for _, folder := range []string{"alone", "whole", "noted"} {
+		half(folder)
+	}
+	targettest.Put(t, place, "whole/a", []byte("a"))
+	for _, name := range []string{".hidden", ".b.tmp.old"} { // somebody's
+		if err := os.WriteFile(filepath.Join(dir, "noted", name), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, folder := range []string{"alone", "whole", "noted"} {
+		if err := place.Sweep(t.Context(), folder); err != nil {
+			t.Errorf("sweeping %s: %v", folder, err)
+		}
+	}
+	var left []string
+	for _, pattern := range []string{"*", "*/*", "*/.*"} {
+		found, err := filepath.Glob(filepath.Join(dir, pattern))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, path := range found {
+			left = append(left, strings.TrimPrefix(path, dir+"/"))
+		}
+	}
+	slices.Sort(left)
+	left = slices.Compact(left)
+	if want := []string{"noted", "noted/.b.tmp.old", "noted/.hidden", "whole", "whole/a"}; !slices.Equal(left, want) {
+		t.Errorf("left: %q, want %q", left, want)
+	}
+}
+
 // Covers R2: a folder that a dead writer made and did not sync is synced by the next one, and not again for each object.
 func TestFolderOfADeadWriter(t *testing.T) {
 	defer func() { durable.Hook = nil }()

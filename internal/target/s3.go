@@ -247,3 +247,32 @@ func (t *s3Target) Delete(ctx context.Context, name string) error {
 	}
 	return shown
 }
+
+// Sweep gives up the uploads below a folder that were begun and not completed: a store keeps their parts, and charges for them.
+func (t *s3Target) Sweep(ctx context.Context, folder string) error {
+	if err := checkFolder(folder); err != nil {
+		return err
+	}
+	op, prefix, key, upload := "sweep "+folder, t.prefix+folder+"/", "", ""
+	for seen := 0; ; {
+		found, err := t.client().ListMultipartUploads(ctx, t.bucket, prefix, key, upload, "", 1000)
+		if err != nil {
+			return explain(ctx, t.where, op, err)
+		}
+		for _, u := range found.Uploads {
+			if seen++; seen > maxListed {
+				return tooMany(t.where, op)
+			}
+			if !strings.HasPrefix(u.Key, prefix) {
+				continue // a store that looks at no prefix
+			}
+			if err := t.client().AbortMultipartUpload(ctx, t.bucket, u.Key, u.UploadID); err != nil {
+				return explain(ctx, t.where, op, err)
+			}
+		}
+		if !found.IsTruncated || found.NextKeyMarker == key && found.NextUploadIDMarker == upload {
+			return nil
+		}
+		key, upload = found.NextKeyMarker, found.NextUploadIDMarker
+	}
+}

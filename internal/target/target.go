@@ -52,6 +52,9 @@ type Target interface {
 	Folders(ctx context.Context, prefix string) ([]string, error)
 	// Delete removes an object; one that is not there is no error. A store that refuses is fs.ErrPermission.
 	Delete(ctx context.Context, name string) error
+	// Sweep removes from a folder what writers that died left in it and no listing shows: half-written files, and parts that
+	// wait for the end of an upload. Nobody may be writing into the folder. One that is not there is no error.
+	Sweep(ctx context.Context, folder string) error
 	// String says where it is, without the token.
 	String() string
 }

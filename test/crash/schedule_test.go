@@ -376,9 +376,10 @@ func TestScheduleOfAServer(t *testing.T) {
 	if err != nil || began != 6 || len(ended) != 5 {
 		t.Errorf("recorded: %d backups begun, and the ends of %d besides the third (%v)", began, len(ended), err)
 	}
-	// Those that were finished and are gone were removed; of what was never finished there may have been nothing to remove.
+	// Those that were finished and are gone were removed; of what was never finished there may have been nothing to remove. The third
+	// may have died between a removal and its outcome, and what is gone is removed and recorded no second time.
 	for _, name := range gone {
-		if removed[name] == 0 {
+		if removed[name] == 0 && (third.Code != "Interrupted" || removing[name] == 0) {
 			t.Errorf("that %s was removed is not recorded: %v", name, removed)
 		}
 	}

@@ -36,6 +36,7 @@ func Run(t *testing.T, open func(t *testing.T) target.Target) {
 		{"listing", testList},
 		{"folders", testFolders},
 		{"deleting", testDelete},
+		{"sweeping", testSweep},
 		{"names", testNames},
 		{"a context ends everything", testContext},
 		{"many at once", testParallel},
@@ -321,6 +322,19 @@ func testDelete(t *testing.T, place target.Target) {
 	}
 }
 
+// testSweep checks what every place does; what there is to sweep, each place's own tests know.
+func testSweep(t *testing.T, place target.Target) {
+	Put(t, place, "f/a", []byte("a"))
+	for _, folder := range []string{"f", "nowhere"} {
+		if err := place.Sweep(t.Context(), folder); err != nil {
+			t.Errorf("sweeping %s: %v", folder, err)
+		}
+	}
+	if got := Get(t, place, "f/a"); string(got) != "a" {
+		t.Errorf("after sweeping, f/a is %q", got)
+	}
+}
+
 func testNames(t *testing.T, place target.Target) {
 	long := strings.Repeat("n", 128)
 	Put(t, place, long+"/"+long, []byte("x"))
@@ -348,6 +362,9 @@ func testNames(t *testing.T, place target.Target) {
 	for _, folder := range []string{"", ".", "..", "a/b", "a/", "/", ".a", "a*", long + "n"} {
 		if _, err := place.List(t.Context(), folder); !errors.Is(err, failure.BadParameter) {
 			t.Errorf("list %q: %v, want a bad parameter", folder, err)
+		}
+		if err := place.Sweep(t.Context(), folder); !errors.Is(err, failure.BadParameter) {
+			t.Errorf("sweep %q: %v, want a bad parameter", folder, err)
 		}
 		if folder == "" {
 			continue
@@ -412,6 +429,7 @@ func testContext(t *testing.T, place target.Target) {
 	_, err = place.Folders(ended, "")
 	is("folders", err)
 	is("delete", place.Delete(ended, "f/there"))
+	is("sweep", place.Sweep(ended, "f"))
 	if got := Get(t, place, "f/there"); !bytes.Equal(got, content(8, 3<<20)) {
 		t.Error("an object that was there is not what it was")
 	}
