@@ -56,13 +56,10 @@ func parseOwn(plain []byte) (private, bool) {
 		if !bytes.HasPrefix(rest, form.middle) {
 			return private{}, false
 		}
-		public, err := ecdsa.ParseUncompressedPublicKey(curves[form.curve], rest[len(form.middle)-1:])
-		if err != nil {
-			return private{}, false
-		}
-		key := &ecdsa.PrivateKey{PublicKey: *public}
+		point := rest[len(form.middle):]
+		number := func(b []byte) *big.Int { return new(big.Int).SetBytes(b) }
 		//lint:ignore SA1019 every function that makes a private key of bytes computes the point
-		key.D = new(big.Int).SetBytes(d)
+		key := &ecdsa.PrivateKey{PublicKey: ecdsa.PublicKey{Curve: curves[form.curve], X: number(point[:size]), Y: number(point[size:])}, D: number(d)}
 		if _, err := key.Bytes(); err != nil {
 			return private{}, false
 		}
