@@ -43,6 +43,7 @@ var level = map[string]int{
 	"internal/api":             40,
 	"internal/custodian":       30,
 	"internal/durable":         30,
+	"internal/slab":            30,
 	"internal/failure":         30,
 	"securitydomain":           20,
 	"internal/release":         20,

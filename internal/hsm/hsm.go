@@ -62,6 +62,7 @@ type Config struct {
 type Service struct {
 	cfg     Config
 	unwatch func()
+	memory  *keys.Memory // of the records of all keys
 
 	background sync.WaitGroup // refreshes under way
 	making     sync.Mutex     // one exchange key is made at a time: it is seconds of a processor
@@ -80,6 +81,10 @@ type openEngine struct {
 	stale  bool // the record changed; look at it before the next use
 }
 
+// recordMemory is how many bytes the records of keys may take in memory, of all HSMs together: those of some 170,000 P-256
+// keys. They are taken as keys are used.
+const recordMemory = 64 << 20
+
 // New returns a Service over what the store holds.
 func New(cfg Config) *Service {
 	if cfg.MaxHSMs == 0 {
@@ -92,7 +97,7 @@ func New(cfg Config) *Service {
 		begin := time.Now() // its monotonic reading is what time.Since goes by
 		cfg.Uptime = func() time.Duration { return time.Since(begin) }
 	}
-	s := &Service{cfg: cfg, engines: map[string]openEngine{}, keys: map[string]*keys.Keys{}, handles: map[string]*HSM{}}
+	s := &Service{cfg: cfg, memory: keys.NewMemory(recordMemory), engines: map[string]openEngine{}, keys: map[string]*keys.Keys{}, handles: map[string]*HSM{}}
 	s.unwatch = cfg.Store.Watch(s.changed)
 	return s
 }
@@ -541,7 +546,7 @@ func (h *HSM) keysOf(rec *record, alive func(store.Reader) error) *keys.Keys {
 		Authorize: func(ctx context.Context, c access.Caller, a access.Action, scope string) error {
 			return h.check(ctx, c, a, scope)
 		},
-		RetentionDays: rec.Retention, PurgeProtection: rec.PurgeProtect, MaxKeys: h.s.cfg.MaxKeys, Attestations: h.s.cfg.Attestations, Log: h.s.cfg.Log,
+		RetentionDays: rec.Retention, PurgeProtection: rec.PurgeProtect, MaxKeys: h.s.cfg.MaxKeys, Memory: h.s.memory, Attestations: h.s.cfg.Attestations, Log: h.s.cfg.Log,
 		DomainID: func() (string, error) { return h.s.domainID(h.id) },
 		Statement: func(ctx context.Context, typ string, payload []byte) (jws, certificate []byte, err error) {
 			return h.s.statement(ctx, h.id, typ, payload)

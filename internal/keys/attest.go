@@ -59,7 +59,7 @@ func (k *Keys) Attest(ctx context.Context, caller access.Caller, name, version s
 	if version, err = normalVersion(version); err != nil {
 		return Key{}, Attestation{}, err
 	}
-	rec, v, err := k.find(ctx, eng, lower, version)
+	name, v, err := k.find(ctx, eng, lower, version)
 	if err != nil {
 		return Key{}, Attestation{}, err
 	}
@@ -67,7 +67,7 @@ func (k *Keys) Attest(ctx context.Context, caller access.Caller, name, version s
 	if err != nil {
 		return Key{}, Attestation{}, err
 	}
-	s := statement{Version: 1, Part: "private", Kid: kid(rec.Name, v.ID), Domain: domain, Type: string(v.Type), Bits: v.Bits, Curve: v.Curve,
+	s := statement{Version: 1, Part: "private", Kid: kid(name, v.ID), Domain: domain, Type: string(v.Type), Bits: v.Bits, Curve: v.Curve,
 		Ops: v.Ops, Origin: "generated", Exportable: v.Exportable, Created: v.Created, Stated: k.now().Unix()}
 	if v.Imported {
 		s.Origin = "imported"
@@ -91,7 +91,7 @@ func (k *Keys) Attest(ctx context.Context, caller access.Caller, name, version s
 			return Key{}, Attestation{}, err
 		}
 	}
-	return k.key(rec.Name, v), a, nil
+	return k.key(name, v), a, nil
 }
 
 func (k *Keys) state(ctx context.Context, s statement) (jws, certificate []byte, err error) {

@@ -22,3 +22,19 @@ func BenchmarkColdGet(b *testing.B) {
 		i++
 	}
 }
+
+// What it costs to get a key whose records are in memory.
+func BenchmarkWarmGet(b *testing.B) {
+	h := newBench(b, memory.New(), alphaID, ownDomain)
+	for i := range 100 {
+		h.create(b, fmt.Sprintf("key-%d", i), CreateParams{})
+	}
+	b.ReportAllocs()
+	i := 0
+	for b.Loop() {
+		if _, _, err := h.find(b.Context(), h.engine, fmt.Sprintf("key-%d", i%100), ""); err != nil {
+			b.Fatal(err)
+		}
+		i++
+	}
+}

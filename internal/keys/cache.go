@@ -6,49 +6,41 @@ import (
 	"sync"
 
 	"strongroom/internal/engine"
+	"strongroom/internal/slab"
 	"strongroom/internal/store"
 )
 
-// maxCached bounds what is kept of one HSM, in versions. A key counts as one too, and once more for every version that
-// its record names: 20,000 are 10,000 keys with one version, some 15 MB.
-const maxCached = 20_000
-
-// recordCache keeps records of keys and versions that were read and verified, so that using a key reads, checks and
-// decodes nothing. It holds nothing secret: the material in a version is sealed.
+// recordCache keeps records of keys and versions that were read and verified, so that using a key reads and checks
+// nothing. It holds nothing secret: the material in a version is sealed. They lie in [Memory], which the keys of all HSMs of
+// a server share, in the form of compact.go.
 //
 // It forgets a key when the store's change feed says that one of its records changed, here or by another server: so
 // disabling or deleting a key counts for the next request, and a record that somebody edits in the store is verified
 // again. While a commit is on its way, the keys that it changes are read from the store: a reader that has seen the
-// change must not be followed by one that is served from before it. Records in it are shared and never changed.
-//
-// There are two maps. When the young one is full it becomes the old one, whose keys come back when they are used: what
-// goes is what was not used for longest, about.
+// change must not be followed by one that is served from before it.
 type recordCache struct {
 	prefix  string // of the HSM's records
-	most    int    // of one map, weighed
+	memory  *Memory
 	unwatch []func()
 
-	mu         sync.Mutex      // the fields below
-	moving     map[string]bool // keys, by their names in lower case, that a commit under way changes
-	young, old map[string]*cachedKey
-	weight     int // of young
+	mu     sync.Mutex      // the fields below
+	eng    engine.Engine   // that verified what is here
+	owner  slab.Owner      // of that in memory
+	moving map[string]bool // keys, by their names in lower case, that a commit under way changes
 	// changes counts the changes seen. What was read while it moved is used once and not kept: it may be from before
 	// the change.
 	changes uint64
 	closed  bool
 }
 
-// cachedKey is the record of a key, by its name in lower case, and those of some of its versions.
-type cachedKey struct {
-	eng      engine.Engine // that verified them
-	rec      *keyRecord
-	versions map[string]*versionRecord // by ID
-}
+// Memory is where records of keys are kept, of as many keys as there is room for.
+type Memory struct{ slab *slab.Cache }
 
-func (c *cachedKey) weight() int { return 1 + len(c.rec.Versions) + len(c.versions) }
+// NewMemory returns one that takes at most so many bytes, as it needs them: some 400 for a P-256 key.
+func NewMemory(most int) *Memory { return &Memory{slab.New(most)} }
 
-func newRecordCache(st store.Store, prefix string, most int) *recordCache {
-	c := &recordCache{prefix: prefix, most: most / 2, young: map[string]*cachedKey{}}
+func newRecordCache(st store.Store, prefix string, memory *Memory) *recordCache {
+	c := &recordCache{prefix: prefix, memory: memory, owner: memory.slab.NewOwner()}
 	c.unwatch = []func(){st.Watch(c.changed), st.Announce(c.begins, c.settled)}
 	return c
 }
@@ -58,69 +50,55 @@ func newRecordCache(st store.Store, prefix string, most int) *recordCache {
 func (c *recordCache) close() {
 	c.mu.Lock()
 	c.closed = true
-	c.young, c.old, c.weight = nil, nil, 0
+	owner := c.owner
 	c.mu.Unlock()
+	c.memory.slab.Leave(owner)
 	for _, unwatch := range c.unwatch {
 		unwatch()
 	}
 }
 
-// get returns a key and one of its versions ("": the latest), if this engine has verified both; nil if not. seen goes
-// to put, with what is read then.
-func (c *recordCache) get(eng engine.Engine, lower, version string) (rec *keyRecord, v *versionRecord, seen uint64) {
+// get returns the name of a key and one of its versions ("": the latest), if this engine has verified both; nil if not. seen
+// goes to put, with what is read then.
+func (c *recordCache) get(eng engine.Engine, lower, version string) (name string, v *versionRecord, seen uint64) {
+	id, raw, seen := c.raw(eng, lower, version)
+	if raw == nil {
+		return "", nil, seen
+	}
+	name, v = unpack(lower, id, raw)
+	return name, v, seen
+}
+
+func (c *recordCache) raw(eng engine.Engine, lower, version string) (id string, raw []byte, seen uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.moving[lower] {
-		return nil, nil, c.changes
+	if c.closed || c.moving[lower] || !sameEngine(c.eng, eng) {
+		return "", nil, c.changes
 	}
-	k := c.young[lower]
-	if k == nil {
-		if k = c.old[lower]; k == nil {
-			return nil, nil, c.changes
-		}
-		delete(c.old, lower)
-		c.add(lower, k)
+	text, raw, ok := c.memory.slab.Get(c.owner, lower, version)
+	if !ok {
+		return "", nil, c.changes
 	}
-	if version == "" {
-		version = k.rec.Versions[len(k.rec.Versions)-1].ID
-	}
-	if v = k.versions[version]; v == nil || !sameEngine(k.eng, eng) {
-		return nil, nil, c.changes
-	}
-	return k.rec, v, c.changes
+	return text[len(lower):], raw, c.changes
 }
 
 // put keeps what was read after get found nothing, unless something changed in between.
-func (c *recordCache) put(eng engine.Engine, hsm, lower string, rec *keyRecord, v *versionRecord, seen uint64) {
-	bound := v.binding(hsm, lower)
+func (c *recordCache) put(eng engine.Engine, lower string, rec *keyRecord, v *versionRecord, seen uint64) {
+	raw := v.compact(rec.Name, lower)
+	if raw == nil {
+		return
+	}
+	latest := rec.Versions[len(rec.Versions)-1].ID == v.ID
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed || c.changes != seen || c.moving[lower] {
 		return
 	}
-	v.bound = &boundRecord{v, bound}
-	k := c.young[lower]
-	if k == nil {
-		k = c.old[lower]
-		delete(c.old, lower)
-	} else {
-		c.weight -= k.weight()
-		delete(c.young, lower)
+	if !sameEngine(c.eng, eng) {
+		// What another engine has verified counts no more. It goes as what nobody uses goes.
+		c.eng, c.owner = eng, c.memory.slab.NewOwner()
 	}
-	if k == nil || !sameEngine(k.eng, eng) {
-		k = &cachedKey{eng: eng, rec: rec, versions: map[string]*versionRecord{}}
-	}
-	k.versions[v.ID] = v
-	c.add(lower, k)
-}
-
-// add puts a key that is in neither map into the young one, and makes room first. c.mu is held.
-func (c *recordCache) add(lower string, k *cachedKey) {
-	if c.weight > 0 && c.weight+k.weight() > c.most {
-		c.old, c.young, c.weight = c.young, map[string]*cachedKey{}, 0
-	}
-	c.young[lower] = k
-	c.weight += k.weight()
+	c.memory.slab.Put(c.owner, lower, v.ID, latest, raw)
 }
 
 // named calls f with the names of the keys, in lower case, whose records have these paths.
@@ -163,11 +141,7 @@ func (c *recordCache) changed(paths []string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.named(paths, func(lower string) {
-		if k := c.young[lower]; k != nil {
-			c.weight -= k.weight()
-			delete(c.young, lower)
-		}
-		delete(c.old, lower)
+		c.memory.slab.Drop(c.owner, lower)
 		c.changes++
 	})
 }
@@ -175,11 +149,4 @@ func (c *recordCache) changed(paths []string) {
 // sameEngine reports whether two engines are one instance. Types that Go cannot compare never are.
 func sameEngine(a, b engine.Engine) bool {
 	return reflect.ValueOf(a).Comparable() && reflect.ValueOf(b).Comparable() && a == b
-}
-
-// boundRecord is the binding of a cached version, made once. It belongs to that very record: a copy of the record,
-// which may be changed, carries it along and must not use it.
-type boundRecord struct {
-	of    *versionRecord
-	bytes []byte
 }

@@ -180,6 +180,15 @@ func TestCacheIsOfOneEngine(t *testing.T) {
 	b.Keys.cfg.Engine = func() (engine.Engine, error) { return foreign, nil }
 	_, err := b.Get(t.Context(), alice, "k", "")
 	wantKind(t, err, failure.Tampered)
+	// Nor once it has verified something itself.
+	_, _, seen := b.cache.get(foreign, "its-own", "")
+	v := &versionRecord{ID: "1", Type: engine.EC, Curve: engine.P256, Ops: []string{opSign}, Sealed: []byte("sealed")}
+	b.cache.put(foreign, "its-own", &keyRecord{Name: "its-own", Versions: []versionRef{{ID: "1"}}}, v, seen)
+	if _, v, _ := b.cache.get(foreign, "its-own", ""); v == nil {
+		t.Fatal("what it has verified is not kept")
+	}
+	_, err = b.Get(t.Context(), alice, "k", "")
+	wantKind(t, err, failure.Tampered)
 }
 
 // What is handed out is the caller's own.
@@ -204,49 +213,76 @@ func TestCachedRecordsAreNotHandedOut(t *testing.T) {
 
 func TestRecordCacheIsBounded(t *testing.T) {
 	b := newBench(t, memory.New(), alphaID, ownDomain)
-	c := newRecordCache(b.store, "hsm/"+alphaID+"/", 60)
+	const room = 64 << 10 // of some 400 records like these
+	c := newRecordCache(b.store, "hsm/"+alphaID+"/", NewMemory(room))
 	defer c.close()
 	put := func(name, id string) {
-		_, _, seen := c.get(b.engine, name, "")
-		c.put(b.engine, alphaID, name, &keyRecord{Name: name, Versions: []versionRef{{ID: "1"}, {ID: "2"}}}, &versionRecord{ID: id}, seen)
+		_, _, seen := c.get(b.engine, name, id)
+		v := &versionRecord{ID: id, Type: engine.EC, Curve: engine.P256, Ops: []string{opSign}, Sealed: []byte("sealed")}
+		c.put(b.engine, name, &keyRecord{Name: name, Versions: []versionRef{{ID: "1"}, {ID: "2"}}}, v, seen)
 	}
-	for i := range 200 {
+	held := func(name, id string) bool {
+		_, v, _ := c.get(b.engine, name, id)
+		return v != nil
+	}
+	for i := range 2000 {
 		put(fmt.Sprintf("key-%d", i), "1")
 		put(fmt.Sprintf("key-%d", i), "2")
 		put("busy", "2")
-		if rec, _, _ := c.get(b.engine, "busy", ""); rec == nil {
+		if !held("busy", "") {
 			t.Fatalf("a key in use is gone after %d others", i)
 		}
-		weight := 0
-		for _, k := range c.young {
-			weight += k.weight()
-		}
-		if weight != c.weight {
-			t.Fatalf("the young map weighs %d and is said to weigh %d", weight, c.weight)
-		}
-		for _, k := range c.old {
-			weight += k.weight()
-		}
-		if weight > 60 {
-			t.Fatalf("the cache weighs %d, want at most 60", weight)
+		if size := c.memory.slab.Size(); size > room {
+			t.Fatalf("the cache takes %d bytes, want at most %d", size, room)
 		}
 	}
-	if rec, _, _ := c.get(b.engine, "key-0", ""); rec != nil {
+	if held("key-0", "") || held("key-0", "1") {
 		t.Error("a key that nobody used for long is still there")
 	}
-	for name := range c.old {
-		c.changed([]string{"hsm/" + alphaID + "/deletedkey/" + name})
-		if rec, _, _ := c.get(b.engine, name, ""); rec != nil {
-			t.Errorf("%s changed and came back from the old map", name)
-		}
+	if n := c.memory.slab.Len(); n < 100 {
+		t.Errorf("there are %d records where there is room for some hundred", n)
 	}
-	put("key-199", "1")
-	c.changed([]string{"hsm/" + alphaID + "/keyver/key-199/00000001", "hsm/" + betaID + "/key/busy", "hsm/" + alphaID + "/keypolicy/busy"})
-	if rec, _, _ := c.get(b.engine, "key-199", ""); rec != nil {
+	c.changed([]string{"hsm/" + alphaID + "/keyver/key-1999/00000001", "hsm/" + betaID + "/key/busy", "hsm/" + alphaID + "/keypolicy/busy"})
+	if held("key-1999", "") || held("key-1999", "1") || held("key-1999", "2") {
 		t.Error("a key that changed is still there")
 	}
-	if rec, _, _ := c.get(b.engine, "busy", ""); rec == nil {
+	if !held("busy", "") {
 		t.Error("a key was forgotten because of another HSM's, or of a rotation policy")
+	}
+	c.changed([]string{"hsm/" + alphaID + "/deletedkey/busy"})
+	if held("busy", "") || held("busy", "2") {
+		t.Error("a key that was deleted is still there")
+	}
+}
+
+// HSMs share the memory and nothing that is in it; one that goes takes its own along.
+func TestHSMsShareMemory(t *testing.T) {
+	shared := NewMemory(1 << 20)
+	s := memory.New()
+	alpha, beta := newBench(t, s, alphaID, ownDomain), newBench(t, s, betaID, ownDomain)
+	for _, b := range []*bench{alpha, beta} {
+		cfg := b.Keys.cfg
+		cfg.Memory = shared
+		b.Keys.Close()
+		b.Keys = New(cfg)
+		t.Cleanup(b.Keys.Close)
+	}
+	alpha.create(t, "k", CreateParams{})
+	if err := alpha.sign(t, "k", ""); err != nil {
+		t.Fatal(err)
+	}
+	wantKind(t, beta.sign(t, "k", ""), failure.NotFound)
+	beta.create(t, "k", CreateParams{Enabled: ptr(false)})
+	wantKind(t, beta.sign(t, "k", ""), failure.Disabled)
+	if err := alpha.sign(t, "k", ""); err != nil {
+		t.Fatal(err)
+	}
+	if n := shared.slab.Len(); n != 2 {
+		t.Errorf("there are %d records in memory, want one of each HSM", n)
+	}
+	beta.Keys.Close()
+	if n := shared.slab.Len(); n != 1 {
+		t.Errorf("there are %d records in memory after one HSM has gone, want 1", n)
 	}
 }
 

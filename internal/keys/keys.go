@@ -31,6 +31,9 @@ const (
 	MaxPage     = 25   // items of a list in one answer; also the default
 )
 
+// ownMemory is the size of a [Memory] that is not shared.
+const ownMemory = 8 << 20
+
 // Config is what the keys of one HSM stand on. All fields are required unless they say otherwise.
 type Config struct {
 	HSM   string // the HSM's ID; part of every record's path and of what seals its key
@@ -45,6 +48,8 @@ type Config struct {
 	// RetentionDays (7 to 90) is for how long a deleted key is kept; with PurgeProtection nobody can purge it earlier.
 	RetentionDays   int
 	PurgeProtection bool
+	// Memory is where verified records are kept, shared by the keys of many HSMs. Optional: without it they have one of their own.
+	Memory *Memory
 	// MaxKeys is how many keys the HSM may have, deleted ones included; 0 means [MaxKeys].
 	MaxKeys int
 	// DomainID is the hex SHA-256 that names the HSM's security domain (64 lower-case digits).
@@ -81,10 +86,13 @@ func New(cfg Config) *Keys {
 	if cfg.MaxKeys == 0 {
 		cfg.MaxKeys = MaxKeys
 	}
+	if cfg.Memory == nil {
+		cfg.Memory = NewMemory(ownMemory)
+	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Keys{cfg: cfg, cache: newRecordCache(cfg.Store, "hsm/"+cfg.HSM+"/", maxCached)}
+	return &Keys{cfg: cfg, cache: newRecordCache(cfg.Store, "hsm/"+cfg.HSM+"/", cfg.Memory)}
 }
 
 // Close ends the subscription to the store's changes. Calls after it work, and read every record anew. It waits for the

@@ -159,7 +159,7 @@ func TestReleasePolicies(t *testing.T) {
 	}
 	// The engine itself does not open the key under another policy, whatever the record says.
 	rec, v, err := b.find(t.Context(), b.engine, "leaves", "")
-	if err != nil || rec == nil {
+	if err != nil || rec == "" {
 		t.Fatal(err)
 	}
 	forged := *v

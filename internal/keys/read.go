@@ -20,11 +20,11 @@ func (k *Keys) Get(ctx context.Context, caller access.Caller, name, version stri
 	if version, err = normalVersion(version); err != nil {
 		return Key{}, err
 	}
-	rec, v, err := k.find(ctx, eng, lower, version)
+	name, v, err := k.find(ctx, eng, lower, version)
 	if err != nil {
 		return Key{}, err
 	}
-	return k.key(rec.Name, v), nil
+	return k.key(name, v), nil
 }
 
 // List returns up to max keys (1 to MaxPage; 0 means MaxPage) by name, from the start or from where a page with

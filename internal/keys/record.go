@@ -88,8 +88,6 @@ type versionRecord struct {
 	Y []byte `json:"y,omitempty"`
 
 	Sealed []byte `json:"sealed"`
-
-	bound *boundRecord // of a record in the cache
 }
 
 // countRecord is the body of the number of keys.
@@ -134,20 +132,25 @@ func appendField[T string | []byte](b []byte, f T) []byte {
 
 // binding is what seals a version's material to its place and to what may never change about it (K4).
 func (v *versionRecord) binding(hsm, lower string) []byte {
-	return fields("strongroom/keys/binding/v1", append([]string{hsm}, v.immutable(lower)...)...)
+	b := appendField(make([]byte, 0, 192), "strongroom/keys/binding/v1")
+	return v.appendImmutable(appendField(b, hsm), lower)
 }
 
 // exportBinding is the same for a backup, which may move to another HSM of the domain.
 func (v *versionRecord) exportBinding(lower string) []byte {
-	return fields("strongroom/keys/export/v1", v.immutable(lower)...)
+	return v.appendImmutable(appendField(make([]byte, 0, 192), "strongroom/keys/export/v1"), lower)
 }
 
-func (v *versionRecord) immutable(lower string) []string {
-	list := []string{lower, v.ID, string(v.Type), fmt.Sprint(v.Bits), v.Curve, fmt.Sprint(v.Exportable), fmt.Sprint(v.HSM)}
+// appendImmutable appends the fields of what may never change.
+func (v *versionRecord) appendImmutable(b []byte, lower string) []byte {
+	var digits [20]byte
+	b = appendField(appendField(appendField(b, lower), v.ID), string(v.Type))
+	b = appendField(appendField(b, strconv.AppendInt(digits[:0], int64(v.Bits), 10)), v.Curve)
+	b = appendField(appendField(b, strconv.FormatBool(v.Exportable)), strconv.FormatBool(v.HSM))
 	if v.Release != nil && v.Release.Immutable {
-		list = append(list, v.Release.ContentType, string(v.Release.Data))
+		b = appendField(appendField(b, v.Release.ContentType), v.Release.Data)
 	}
-	return list
+	return b
 }
 
 func (v *versionRecord) spec() engine.Spec {
@@ -155,13 +158,7 @@ func (v *versionRecord) spec() engine.Spec {
 }
 
 func (v *versionRecord) ref(hsm, lower string) engine.Ref {
-	ref := engine.Ref{Type: v.Type, Curve: v.Curve, Bits: v.Bits, Sealed: v.Sealed}
-	if v.bound != nil && v.bound.of == v {
-		ref.Binding = v.bound.bytes
-	} else {
-		ref.Binding = v.binding(hsm, lower)
-	}
-	return ref
+	return engine.Ref{Type: v.Type, Curve: v.Curve, Bits: v.Bits, Sealed: v.Sealed, Binding: v.binding(hsm, lower)}
 }
 
 // material fills in what the engine made.
@@ -411,27 +408,28 @@ func (k *Keys) loadVersion(ctx context.Context, eng engine.Engine, r store.Reade
 	return v, nil
 }
 
-// find returns a key and one of its versions; version "" is the latest. Both may be shared with others: whoever wants to
-// change one uses lookUp, inside the transaction.
-func (k *Keys) find(ctx context.Context, eng engine.Engine, lower, version string) (*keyRecord, *versionRecord, error) {
-	rec, v, seen := k.cache.get(eng, lower, version)
+// find returns the name of a key, as first written, and one of its versions; version "" is the latest. Whoever wants to change
+// something uses lookUp, inside the transaction.
+func (k *Keys) find(ctx context.Context, eng engine.Engine, lower, version string) (name string, v *versionRecord, err error) {
+	name, v, seen := k.cache.get(eng, lower, version)
 	if v != nil {
-		return rec, v, nil
+		return name, v, nil
 	}
 	return k.read(ctx, eng, lower, version, seen)
 }
 
 // read is find past the cache.
-func (k *Keys) read(ctx context.Context, eng engine.Engine, lower, version string, seen uint64) (rec *keyRecord, v *versionRecord, err error) {
+func (k *Keys) read(ctx context.Context, eng engine.Engine, lower, version string, seen uint64) (name string, v *versionRecord, err error) {
+	var rec *keyRecord
 	err = k.cfg.Store.View(ctx, func(r store.Reader) error {
 		rec, v, _, err = k.lookUp(ctx, eng, r, lower, version)
 		return err
 	})
 	if err != nil {
-		return nil, nil, store.Failure(err)
+		return "", nil, store.Failure(err)
 	}
-	k.cache.put(eng, k.cfg.HSM, lower, rec, v, seen)
-	return rec, v, nil
+	k.cache.put(eng, lower, rec, v, seen)
+	return rec.Name, v, nil
 }
 
 // lookUp is find inside a transaction. It also returns where in rec.Versions the version is.

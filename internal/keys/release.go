@@ -78,7 +78,7 @@ func (k *Keys) Release(ctx context.Context, caller access.Caller, name, version 
 	if err != nil {
 		return nil, err
 	}
-	what := describe(r.rec.Name, r.v.ID)
+	what := describe(r.name, r.v.ID)
 	wrapped, err := r.eng.Release(ctx, r.v.ref(k.cfg.HSM, r.lower), p.Encryption, engine.Public{Type: engine.RSA, N: r.to.N, E: r.to.E})
 	if errors.Is(err, engine.ErrRecipient) {
 		return nil, notReleasedBecause(err, "%s is not released: the key for encryption in the token's claim x-ms-runtime.keys is not an RSA key of 2048, 3072 or 4096 bits with an odd exponent from 65537, or is one that can be factored", what)
@@ -86,7 +86,7 @@ func (k *Keys) Release(ctx context.Context, caller access.Caller, name, version 
 	if err != nil {
 		return nil, engineFailure(err, what)
 	}
-	payload, err := p.Payload(k.key(r.rec.Name, r.v), Released{Encryption: p.Encryption, Wrapped: wrapped, Recipient: r.to.ID})
+	payload, err := p.Payload(k.key(r.name, r.v), Released{Encryption: p.Encryption, Wrapped: wrapped, Recipient: r.to.ID})
 	if err != nil {
 		return nil, failure.Wrap(failure.Internal, err, "the released key cannot be encoded")
 	}
@@ -98,7 +98,7 @@ func (k *Keys) Release(ctx context.Context, caller access.Caller, name, version 
 	if _, err = k.mayLeave(ctx, caller, name, r.v.ID, attested); err != nil {
 		return nil, err
 	}
-	k.cfg.Log.InfoContext(ctx, "key released", "hsm_id", k.cfg.HSM, "key", r.rec.Name, "version", r.v.ID, "caller", caller.ObjectID, "authority", attested.Authority, "recipient", r.to.Thumbprint())
+	k.cfg.Log.InfoContext(ctx, "key released", "hsm_id", k.cfg.HSM, "key", r.name, "version", r.v.ID, "caller", caller.ObjectID, "authority", attested.Authority, "recipient", r.to.Thumbprint())
 	return jws, nil
 }
 
@@ -106,7 +106,7 @@ func (k *Keys) Release(ctx context.Context, caller access.Caller, name, version 
 type leaving struct {
 	eng   engine.Engine
 	lower string
-	rec   *keyRecord
+	name  string
 	v     *versionRecord
 	to    release.Key
 }
@@ -117,36 +117,35 @@ func (k *Keys) mayLeave(ctx context.Context, caller access.Caller, name, version
 		return leaving{}, err
 	}
 	var policy *release.Policy
-	if r.rec, r.v, policy, err = k.releasable(ctx, r.eng, r.lower, version); err != nil {
+	if r.name, r.v, policy, err = k.releasable(ctx, r.eng, r.lower, version); err != nil {
 		return leaving{}, err
 	}
-	if r.to, err = recipient(policy, attested, describe(r.rec.Name, r.v.ID)); err != nil {
+	if r.to, err = recipient(policy, attested, describe(r.name, r.v.ID)); err != nil {
 		return leaving{}, err
 	}
 	return r, nil
 }
 
 // releasable finds a version that may be released to somebody, and its policy.
-func (k *Keys) releasable(ctx context.Context, eng engine.Engine, lower, version string) (*keyRecord, *versionRecord, *release.Policy, error) {
-	var none *release.Policy
-	rec, v, err := k.find(ctx, eng, lower, version)
+func (k *Keys) releasable(ctx context.Context, eng engine.Engine, lower, version string) (name string, v *versionRecord, policy *release.Policy, err error) {
+	name, v, err = k.find(ctx, eng, lower, version)
 	if err != nil {
-		return nil, nil, none, err
+		return "", nil, nil, err
 	}
-	what := describe(rec.Name, v.ID)
+	what := describe(name, v.ID)
 	switch {
 	case !v.Enabled:
-		return nil, nil, none, failure.New(failure.Disabled, "%s is disabled; enable it first", what)
+		return "", nil, nil, failure.New(failure.Disabled, "%s is disabled; enable it first", what)
 	case !v.Exportable || v.Release == nil:
-		return nil, nil, none, notReleased("%s is not exportable, and never will be; only keys made with attributes.exportable and a release_policy can be released", what)
+		return "", nil, nil, notReleased("%s is not exportable, and never will be; only keys made with attributes.exportable and a release_policy can be released", what)
 	case k.cfg.Attestations == nil:
-		return nil, nil, none, notReleased("this server knows no attestation authority; its operator has to configure one")
+		return "", nil, nil, notReleased("this server knows no attestation authority; its operator has to configure one")
 	}
-	policy, err := release.Parse(v.Release.Data)
+	policy, err = release.Parse(v.Release.Data)
 	if err != nil { // one that an earlier server took
-		return nil, nil, none, notReleasedBecause(err, "%s is not released: this server does not understand its release_policy: %v; update it", what, err)
+		return "", nil, nil, notReleasedBecause(err, "%s is not released: this server does not understand its release_policy: %v; update it", what, err)
 	}
-	return rec, v, policy, nil
+	return name, v, policy, nil
 }
 
 // recipient returns the key that a version may be released to by its policy.

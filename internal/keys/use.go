@@ -120,12 +120,12 @@ func (k *Keys) use(ctx context.Context, caller access.Caller, o operation, name,
 	if version, err = normalVersion(version); err != nil {
 		return use{}, err
 	}
-	rec, v, err := k.find(ctx, eng, lower, version)
+	name, v, err := k.find(ctx, eng, lower, version)
 	if err != nil {
 		return use{}, err
 	}
-	if err := v.permit(rec.Name, o.op, k.cfg.Now(), o.inWindow); err != nil {
+	if err := v.permit(name, o.op, k.cfg.Now(), o.inWindow); err != nil {
 		return use{}, err
 	}
-	return use{eng: eng, ref: v.ref(k.cfg.HSM, lower), name: rec.Name, version: v.ID}, nil
+	return use{eng: eng, ref: v.ref(k.cfg.HSM, lower), name: name, version: v.ID}, nil
 }

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net/http"
 	"slices"
 	"strings"
@@ -91,7 +92,7 @@ type result struct {
 }
 
 // load sends requests over connections for a while, each connection its own share of the list in turns, and reads
-// the server's clock before and after.
+// the server's clock before and after. It begins somewhere in the list, so that a long one is not always begun anew.
 func load(b *testing.B, p *process, connections []*conn, requests [][]byte, d time.Duration) result {
 	b.Helper()
 	var (
@@ -99,11 +100,12 @@ func load(b *testing.B, p *process, connections []*conn, requests [][]byte, d ti
 		mu    sync.Mutex
 		times []time.Duration
 	)
+	first := rand.IntN(len(requests))
 	before, begun := p.cpu(b), time.Now()
 	for i, c := range connections {
 		wait.Go(func() {
 			var mine []time.Duration
-			for n := i; time.Since(begun) < d; n += len(connections) {
+			for n := first + i; time.Since(begun) < d; n += len(connections) {
 				sent := time.Now()
 				if status, body := c.roundTrip(b, requests[n%len(requests)]); status != http.StatusOK {
 					b.Errorf("status %d: %s", status, body)

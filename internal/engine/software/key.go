@@ -258,9 +258,11 @@ func (s *software) open(ref engine.Ref) (private, error) {
 		return private{}, err
 	}
 	defer plain.Wipe()
-	key, err := parse(plain)
-	if err != nil {
-		return private{}, err
+	key, ok := parseOwn(plain.Reveal())
+	if !ok {
+		if key, err = parse(plain); err != nil {
+			return private{}, err
+		}
 	}
 	if !same(ref, key.spec()) {
 		key.wipe()

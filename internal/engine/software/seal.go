@@ -145,6 +145,9 @@ func (s *software) Import(ctx context.Context, exported, salt, exportBinding []b
 	if err != nil {
 		return engine.Made{}, err
 	}
+	if key.ec != nil && !endsWithPoint(plain.Reveal(), public) {
+		return engine.Made{}, engine.ErrTampered // parseOwn will believe it
+	}
 	sealed, err := s.sealKey(plain, binding) // as it came: this domain's engine wrote it
 	if err != nil {
 		return engine.Made{}, err

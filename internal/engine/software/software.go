@@ -1,6 +1,6 @@
 // Package software is the engine on this machine's processor: keys are made and used with crypto/rsa and
 // crypto/ecdsa and the rest of the standard library, and leave only as ciphertext. Files: key.go (make and open
-// keys), material.go and byok.go (keys from outside), release.go (keys to outside), p256k.go, sign.go, cipher.go (RSA encryption), aes.go and
+// keys), ownform.go (the short way to read one), material.go and byok.go (keys from outside), release.go (keys to outside), p256k.go, sign.go, cipher.go (RSA encryption), aes.go and
 // keywrap.go, seal.go (the forms in which bytes leave), cache.go (opened keys), lanes.go (heavy work).
 //
 // It has RSA keys of 2048, 3072 and 4096 bits with any sound exponent, EC keys on P-256, P-384, P-521 and P-256K,

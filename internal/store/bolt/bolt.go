@@ -65,6 +65,10 @@ const (
 	// fillPercent is how full a page is left that is split. Names often come in order, and bbolt's own half leaves a
 	// file of half-empty pages then: 100,000 keys took 264 MB and take 117 MB. For names in no order it makes 8 % more.
 	fillPercent = 0.9
+	// mapRest is how long pages that were read stay in the map, at most. The kernel maps 64 KiB around each, so a few
+	// thousand records are enough to have the whole file counted as the process's memory. Reading a page again that the
+	// kernel still has costs a microsecond or two.
+	mapRest = 2 * time.Second
 	// Bounds of one shared commit, so that no caller waits for a crowd.
 	maxBatch      = 1024
 	maxBatchBytes = 16 << 20
@@ -94,6 +98,8 @@ type Store struct {
 	requests chan *request
 	quit     chan struct{} // closed by Close
 	stopped  chan struct{} // closed when the committer has ended
+	resting  chan struct{} // closed when nobody looks after the map any more
+	read     atomic.Bool   // since the map was emptied
 	closing  sync.Once
 	closeErr error
 
@@ -177,6 +183,7 @@ func open(path string, o Options) (s *Store, err error) {
 		requests: make(chan *request),
 		quit:     make(chan struct{}),
 		stopped:  make(chan struct{}),
+		resting:  make(chan struct{}),
 		failed:   make(chan struct{}),
 	}
 	if o.LockTimeout == 0 {
@@ -187,6 +194,12 @@ func open(path string, o Options) (s *Store, err error) {
 	}
 	s.inflight.Store(&commit{id: -1})
 	go s.run()
+	go func() {
+		defer close(s.resting)
+		tick := time.NewTicker(mapRest)
+		defer tick.Stop()
+		s.emptyMap(tick.C)
+	}()
 	return s, nil
 }
 
@@ -285,7 +298,12 @@ func (s *Store) View(ctx context.Context, fn func(store.Reader) error) error {
 	if err != nil {
 		return s.beginError(err)
 	}
-	defer func() { _ = tx.Rollback() }()
+	defer func() {
+		_ = tx.Rollback()
+		if !s.read.Load() { // at the end: the map may be emptied in between
+			s.read.Store(true)
+		}
+	}()
 	if c := s.inflight.Load(); c.id == tx.ID() {
 		// This snapshot shows a commit that is written and maybe not yet synced.
 		select {
@@ -302,6 +320,30 @@ func (s *Store) View(ctx context.Context, fn func(store.Reader) error) error {
 		return err
 	}
 	return catch(func() error { return fn(reader{records}) })
+}
+
+// emptyMap takes what was read out of the map at each tick, until the store is closed.
+func (s *Store) emptyMap(tick <-chan time.Time) {
+	for {
+		select {
+		case <-tick:
+		case <-s.quit:
+			return
+		}
+		if s.read.Swap(false) {
+			s.unmap()
+		}
+	}
+}
+
+// unmap empties the map. The transaction keeps it where it is.
+func (s *Store) unmap() {
+	tx, err := s.db.Begin(false)
+	if err != nil {
+		return
+	}
+	defer func() { _ = tx.Rollback() }()
+	unmapPages(s.db.Info().Data, tx.Size())
 }
 
 // bucket returns the table of records.
@@ -348,6 +390,7 @@ func (s *Store) Close() error {
 	s.closing.Do(func() {
 		close(s.quit)
 		<-s.stopped
+		<-s.resting
 		s.closeErr = guard(s.db.Close)
 	})
 	return s.closeErr
