@@ -138,7 +138,9 @@ func (f filled) public(t *testing.T) map[string]map[string]any {
 			if err := json.Unmarshal([]byte(f.server.Run(t, append(show, "--output", "json")...)), &public); err != nil {
 				t.Fatal(err)
 			}
-			maps.DeleteFunc(public, func(member string, _ any) bool { return !slices.Contains([]string{"kty", "key_ops", "enabled"}, member) })
+			maps.DeleteFunc(public, func(member string, _ any) bool {
+				return !slices.Contains([]string{"kty", "key_ops", "enabled"}, member)
+			})
 			if public["kty"] != "oct-HSM" {
 				if err := json.Unmarshal([]byte(f.server.Run(t, append(show, "--format", "jwk")...)), &jwk); err != nil {
 					t.Fatal(err)
