@@ -56,3 +56,17 @@ const (
 
 // ScopeKey is the scope of one key.
 func ScopeKey(name string) string { return "/keys/" + name }
+
+// At is where it is decided whether a caller may do the action at a scope. What is about the whole HSM is asked at "/", and a key
+// that is brought back by its backup has no name yet: whoever has the right at a narrower scope only may not.
+func (a Action) At(scope string) string {
+	switch a {
+	case SecurityDomainDownload, SecurityDomainDownloadRead, SecurityDomainUpload, SecurityDomainUploadRead, TransferKeyRead, BackupStart, BackupStatus, RandomBytes:
+		return ScopeRoot
+	case KeyRestore:
+		if scope != ScopeRoot {
+			return ScopeKeys
+		}
+	}
+	return scope
+}

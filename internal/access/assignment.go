@@ -84,14 +84,14 @@ func ParseObjectID(text string) (string, error) {
 	if !prefixed {
 		prefix, bare = "", text
 	}
-	if !isGUID(bare) || len(prefix) > 32 || !printable(prefix) || strings.Contains(prefix, " ") || prefixed && prefix == "" {
+	if !IsGUID(bare) || len(prefix) > 32 || !printable(prefix) || strings.Contains(prefix, " ") || prefixed && prefix == "" {
 		return "", failure.New(failure.BadParameter, "this is not an object ID: give the principal's GUID, not its name")
 	}
 	return text[:len(text)-len(bare)] + lowerASCII(bare), nil
 }
 
 func putAssignment(w store.Writer, s seal.Seal, hsmID string, a Assignment) error {
-	if !isGUID(a.Name) || a.PrincipalID == "" || len(a.PrincipalID) > maxPrincipal || !isGUID(a.RoleDefinitionID) || !ValidScope(a.Scope) {
+	if !IsGUID(a.Name) || a.PrincipalID == "" || len(a.PrincipalID) > maxPrincipal || !IsGUID(a.RoleDefinitionID) || !ValidScope(a.Scope) {
 		return failure.New(failure.BadParameter, "the role assignment is not complete: it needs a GUID, a principal, a role and a scope of the form /, /keys or /keys/{name}")
 	}
 	text, err := json.Marshal(assignmentRecord{V: assignmentVersion, Principal: a.PrincipalID, Role: lowerASCII(a.RoleDefinitionID), Scope: a.Scope})

@@ -106,7 +106,7 @@ func canonicalID(id string) string {
 	if _, rest, prefixed := strings.Cut(id, ":"); prefixed {
 		guid = rest
 	}
-	if !isGUID(guid) {
+	if !IsGUID(guid) {
 		return id
 	}
 	return id[:len(id)-len(guid)] + lowerASCII(guid)

@@ -161,11 +161,11 @@ func sameID(a, b string) bool {
 	if rest, ok := strings.CutPrefix(b, prefix+":"); ok && strings.Contains(a, ":") {
 		a, b = guid, rest
 	}
-	return isGUID(a) && isGUID(b) && lowerASCII(a) == lowerASCII(b)
+	return IsGUID(a) && IsGUID(b) && lowerASCII(a) == lowerASCII(b)
 }
 
-// isGUID accepts the one form with hyphens and nothing around it.
-func isGUID(s string) bool {
+// IsGUID accepts the one form with hyphens and nothing around it.
+func IsGUID(s string) bool {
 	return len(s) == 36 && uuid.Validate(s) == nil
 }
 

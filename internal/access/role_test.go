@@ -153,7 +153,7 @@ func TestBuiltInRolesGrant(t *testing.T) {
 	}
 	seen := map[string]bool{}
 	for _, r := range BuiltInRoles() {
-		if !isGUID(r.ID) || seen[r.ID] || r.Custom || !strings.HasPrefix(r.Name, "Managed HSM ") {
+		if !IsGUID(r.ID) || seen[r.ID] || r.Custom || !strings.HasPrefix(r.Name, "Managed HSM ") {
 			t.Errorf("role %q (%s) is not well-formed or not unique", r.Name, r.ID)
 		}
 		seen[r.ID] = true

@@ -99,7 +99,7 @@ func (m *Roles) PutDefinition(ctx context.Context, caller Caller, scope string, 
 	if err := wholeHSM(scope); err != nil {
 		return Role{}, err
 	}
-	if !isGUID(r.ID) {
+	if !IsGUID(r.ID) {
 		return Role{}, failure.New(failure.BadParameter, "the name of a role definition is a GUID")
 	}
 	r.ID, r.Custom = lowerASCII(r.ID), true
@@ -180,7 +180,7 @@ func PutRoles(w store.Writer, s seal.Seal, hsmID string, definitions []Role, ass
 		if err := r.check(); err != nil {
 			return err
 		}
-		if !isGUID(r.ID) || builtIn(r.ID) {
+		if !IsGUID(r.ID) || builtIn(r.ID) {
 			return failure.New(failure.BadParameter, "role definition %q is not a custom one", r.Name)
 		}
 		if err := putDefinition(w, s, hsmID, r); err != nil {
@@ -282,7 +282,7 @@ func (m *Roles) PutAssignment(ctx context.Context, caller Caller, a Assignment) 
 		return Assignment{}, err
 	}
 	switch {
-	case !isGUID(a.Name):
+	case !IsGUID(a.Name):
 		return Assignment{}, failure.New(failure.BadParameter, "the name of a role assignment is a GUID")
 	case a.PrincipalID == "" || len(a.PrincipalID) > maxPrincipal || !printable(a.PrincipalID) || strings.TrimSpace(a.PrincipalID) != a.PrincipalID:
 		return Assignment{}, failure.New(failure.BadParameter, "principalId is empty, longer than %d bytes, not printable, or has a space at an end; give the object ID of a user, a group or an application", maxPrincipal)

@@ -24,7 +24,7 @@ import (
 // Bounds of the format. docs/formats.md names them.
 const (
 	// MaxRecord is the length of a record's line, without its end.
-	MaxRecord = 3072
+	MaxRecord = 3584
 	// MaxLine is the length of any line, without its end: a checkpoint may have many signatures.
 	MaxLine = 32 << 10
 	// MaxUnsigned is how many records may stand after the last checkpoint. A server whose keys cannot sign records no

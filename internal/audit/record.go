@@ -70,6 +70,10 @@ type Record struct {
 	Version   string // version of the key
 	Authority string // attestation authority, of a release
 	Recipient string // thumbprint of the key that a key is released to
+	Scope     string // of a change of roles or settings: /, /keys or /keys/{name}
+	Object    string // ID of the role assignment or definition, or NAME=VALUE of the setting, that is changed
+	Role      string // ID of the role, of an assignment
+	Assignee  string // who is given the role, or loses it
 	Backup    string // folder of the full backup that a job is about
 
 	Outcome  string // empty in an intent
@@ -107,6 +111,10 @@ var fields = []field{
 	{name: "version", max: 64, text: func(r *Record) *string { return &r.Version }},
 	{name: "authority", max: 256, text: func(r *Record) *string { return &r.Authority }},
 	{name: "recipient", max: 64, text: func(r *Record) *string { return &r.Recipient }},
+	{name: "scope", max: 192, text: func(r *Record) *string { return &r.Scope }},
+	{name: "object", max: 128, text: func(r *Record) *string { return &r.Object }},
+	{name: "role", max: 64, text: func(r *Record) *string { return &r.Role }},
+	{name: "assignee", max: 384, text: func(r *Record) *string { return &r.Assignee }},
 	{name: "backup", max: 128, text: func(r *Record) *string { return &r.Backup }},
 	{name: "outcome", max: 16, text: func(r *Record) *string { return &r.Outcome }},
 	{name: "status", number: func(r *Record) *int64 { return &r.Status }},

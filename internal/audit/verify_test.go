@@ -522,6 +522,20 @@ func TestSegmentsChanged(t *testing.T) {
 	}
 }
 
+// A log that was emptied is not called whole and signed: with a key, something has to be signed by it.
+func TestEmptiedLog(t *testing.T) {
+	dir := copyLog(t, makeLog(t, 20, nil))
+	file := lastSegment(t, dir)
+	writeFile(t, file, parts(t, file)[0])
+	r := mustVerify(t, dir, serverKey.Public())
+	if r.OK() || r.Findings[0].Kind != FoundUnsigned || r.Findings[0].Record != 0 {
+		t.Errorf("found %+v, want %s", r.Findings, FoundUnsigned)
+	}
+	if r := mustVerify(t, dir); !r.OK() || r.Records != 0 { // without a key nothing can tell it from a new one
+		t.Errorf("without a key: %+v", r.Findings)
+	}
+}
+
 func names(list []segment) (s []string) {
 	for _, l := range list {
 		s = append(s, filepath.Base(l.path))

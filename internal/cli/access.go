@@ -43,6 +43,10 @@ to a group counts if --group names it.`, 3, func(cmd *cobra.Command, args []stri
 		if err != nil {
 			return err
 		}
+		if at := action.At(scope); at != scope {
+			a.warn("%s is not of one key: it is decided at %s", access.ActionPrefix+string(action), at)
+			scope = at
+		}
 		hsm, err := a.hsm(cmd)
 		if err != nil {
 			return err

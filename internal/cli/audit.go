@@ -265,6 +265,10 @@ type auditRecord struct {
 	Version       string `json:"version,omitempty"`
 	Authority     string `json:"authority,omitempty"`
 	Recipient     string `json:"recipient,omitempty"`
+	Scope         string `json:"scope,omitempty"`
+	Object        string `json:"object,omitempty"`
+	Role          string `json:"role,omitempty"`
+	Assignee      string `json:"assignee,omitempty"`
 	Backup        string `json:"backup,omitempty"`
 	Outcome       string `json:"outcome,omitempty"`
 	Status        int64  `json:"status,omitempty"`
@@ -275,7 +279,7 @@ type auditRecord struct {
 
 func auditRecordOf(r audit.Record) auditRecord {
 	return auditRecord{r.Number, r.Time.Format("2006-01-02T15:04:05.000000Z07:00"), r.Kind, r.Phase, r.Request, r.ClientRequest, r.Plane, r.Principal, r.App, r.Issuer, r.Source,
-		r.HSM, r.HSMName, r.Operation, r.Action, r.Key, r.Version, r.Authority, r.Recipient, r.Backup, r.Outcome, r.Status, r.Code, r.Duration, r.Cut}
+		r.HSM, r.HSMName, r.Operation, r.Action, r.Key, r.Version, r.Authority, r.Recipient, r.Scope, r.Object, r.Role, r.Assignee, r.Backup, r.Outcome, r.Status, r.Code, r.Duration, r.Cut}
 }
 
 func (a *app) auditShow(ctx context.Context, dir string, f audit.Filter) error {

@@ -232,6 +232,9 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, name string, e *
 	if access.ValidScope(access.ScopeKey(m.name)) {
 		e.Key = m.name
 	}
+	if m.op.changes && access.IsGUID(m.id) && access.ValidScope(m.where()) { // a role's or an assignment's: nothing else of a path gets into records
+		e.Scope, e.Object = m.where(), m.id
+	}
 	if err := checkVersion(query, m.op.anyVersion); err != nil {
 		return answer{}, err
 	}
@@ -285,11 +288,15 @@ func (m *match) may(ctx context.Context, target *hsm.HSM, caller access.Caller) 
 	if m.op.may != nil {
 		return m.op.may(target, ctx, caller)
 	}
-	scope := m.scope
-	if scope == "" {
-		scope = access.ScopeKey(m.name)
+	return target.May(ctx, caller, m.action, m.where())
+}
+
+// where is the scope that the request is about.
+func (m *match) where() string {
+	if m.scope == "" {
+		return access.ScopeKey(m.name)
 	}
-	return target.May(ctx, caller, m.action, scope)
+	return m.scope
 }
 
 // authenticate verifies the bearer token. SDK clients send their first request without one, and with the body

@@ -144,6 +144,7 @@ func putRoleAssignment(ctx context.Context, c *call) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
+	c.record.Role, c.record.Assignee = a.RoleDefinitionID, a.PrincipalID
 	return answer{status: http.StatusCreated, body: assignment(a)}, nil
 }
 
@@ -152,6 +153,7 @@ func deleteRoleAssignment(ctx context.Context, c *call) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
+	c.record.Role, c.record.Assignee = a.RoleDefinitionID, a.PrincipalID
 	return ok(assignment(a))
 }
 

@@ -325,3 +325,39 @@ func TestOperationsHaveNames(t *testing.T) {
 		}
 	}
 }
+
+// Covers L1: a change of roles says who got or lost which role, and where; one of a setting, to what it was set. What was not done
+// does not quote its body.
+func TestChangesOfRolesAreRecorded(t *testing.T) {
+	f, c := newFixture(t, "alpha"), &clerk{}
+	f.configure(func(cfg *dataplane.Config) { cfg.Recorder = c })
+	f.activate("alpha")
+	const name, somebody, role = "33333333-0000-4000-8000-000000000003", "44444444-0000-4000-8000-000000000004", "21dbd100-6940-42c2-9190-5d6cb909625b"
+	path := "/keys/invoices/providers/Microsoft.Authorization/roleAssignments/" + name
+	body := `{"properties":{"principalId":"` + somebody + `","roleDefinitionId":"Microsoft.KeyVault/providers/Microsoft.Authorization/roleDefinitions/` + role + `"}}`
+	const setting = "AllowKeyManagementOperationsThroughARM"
+	for _, row := range []struct {
+		request
+		status          int
+		intent, outcome []string // scope, object, role, assignee
+	}{
+		{request{method: "PUT", path: path, body: body}, 201, []string{"/keys/invoices", name, "", ""}, []string{"/keys/invoices", name, role, somebody}},
+		{request{method: "PUT", path: path, body: strings.Replace(body, somebody, "no GUID", 1)}, 409, []string{"/keys/invoices", name, "", ""}, []string{"/keys/invoices", name, "", ""}},
+		{request{method: "DELETE", path: path}, 200, []string{"/keys/invoices", name, "", ""}, []string{"/keys/invoices", name, role, somebody}},
+		{request{method: "DELETE", path: path}, 404, []string{"/keys/invoices", name, "", ""}, []string{"/keys/invoices", name, "", ""}},
+		{request{method: "PATCH", path: "/settings/" + setting, body: `{"value":"true"}`}, 200, []string{"", "", "", ""}, []string{"/", setting + "=true", "", ""}},
+		{request{method: "PATCH", path: "/settings/" + setting, body: `{"value":"perhaps"}`}, 400, []string{"", "", "", ""}, []string{"", "", "", ""}},
+	} {
+		c.intents, c.ended = nil, nil
+		if w := f.do(row.request); w.Code != row.status {
+			t.Errorf("%s %s: %d %s, want %d", row.method, row.path, w.Code, w.Body, row.status)
+		}
+		if len(c.intents) != 1 || len(c.ended) != 1 {
+			t.Fatalf("%s %s: %d intents and %d outcomes", row.method, row.path, len(c.intents), len(c.ended))
+		}
+		said := func(r record.Call) []string { return []string{r.Scope, r.Object, r.Role, r.Assignee} }
+		if d := cmp.Diff([][]string{row.intent, row.outcome}, [][]string{said(c.intents[0]), said(c.ended[0])}); d != "" {
+			t.Errorf("%s %s: recorded (-want +got):\n%s", row.method, row.path, d)
+		}
+	}
+}

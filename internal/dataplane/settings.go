@@ -4,6 +4,7 @@ import (
 	"context"
 	"strconv"
 
+	"strongroom/internal/access"
 	"strongroom/internal/api"
 	"strongroom/internal/hsm"
 )
@@ -37,6 +38,7 @@ func updateSetting(ctx context.Context, c *call) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
+	c.record.Scope, c.record.Object = access.ScopeRoot, s.Name+"="+setting(s).Value
 	return ok(setting(s))
 }
 

@@ -25,6 +25,8 @@ type Call struct {
 	Intended               bool          // the intent is recorded
 	Key, Version           string        // as used; from the path until then
 	Authority, Recipient   string        // of a release: the attestation authority, and the RFC 7638 thumbprint of the key that it attested
+	Scope, Object          string        // of a change of roles or settings: where, and the ID of the assignment or definition, or the name of the setting
+	Role, Assignee         string        // of a role assignment: the ID of the role, and who has it
 	Status                 int           // 0 in an intent
 	Code                   string        // of the error
 	Took                   time.Duration

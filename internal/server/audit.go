@@ -275,7 +275,7 @@ func (r recorder) entry(c *record.Call, phase string) audit.Record {
 		Time: time.Now().UTC(), Phase: phase, Request: c.Request, ClientRequest: c.ClientRequest, Plane: r.plane,
 		Principal: c.Caller.ObjectID, App: c.Caller.AppID, Issuer: c.Caller.Issuer, Source: c.Source,
 		HSM: c.HSMID, HSMName: c.HSM, Operation: operation, Action: string(c.Action), Key: c.Key, Version: c.Version,
-		Authority: c.Authority, Recipient: c.Recipient,
+		Authority: c.Authority, Recipient: c.Recipient, Scope: c.Scope, Object: c.Object, Role: c.Role, Assignee: c.Assignee,
 	}
 }
 

@@ -165,11 +165,13 @@ func TestAuditLogThatIsNotTheOne(t *testing.T) {
 // What the planes know of a call is in its record, each thing at its place.
 func TestEntryOfACall(t *testing.T) {
 	c := &record.Call{Request: "request", ClientRequest: "client", Caller: access.Caller{ObjectID: "object", AppID: "app", Issuer: "issuer"}, Source: "source", HSM: "name", HSMID: "id",
-		Operation: "operation", Action: "action", Key: "key", Version: "version", Authority: "authority", Recipient: "recipient"}
+		Operation: "operation", Action: "action", Key: "key", Version: "version", Authority: "authority", Recipient: "recipient",
+		Scope: "scope", Object: "thing", Role: "role", Assignee: "assignee"}
 	got := recorder{plane: audit.PlaneData}.entry(c, audit.PhaseIntent)
 	got.Time = time.Time{}
 	want := audit.Record{Phase: audit.PhaseIntent, Plane: audit.PlaneData, Request: "request", ClientRequest: "client", Principal: "object", App: "app", Issuer: "issuer", Source: "source",
-		HSM: "id", HSMName: "name", Operation: "operation", Action: "action", Key: "key", Version: "version", Authority: "authority", Recipient: "recipient"}
+		HSM: "id", HSMName: "name", Operation: "operation", Action: "action", Key: "key", Version: "version", Authority: "authority", Recipient: "recipient",
+		Scope: "scope", Object: "thing", Role: "role", Assignee: "assignee"}
 	if got != want {
 		t.Errorf("got  %+v\nwant %+v", got, want)
 	}
