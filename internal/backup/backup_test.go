@@ -644,11 +644,12 @@ func TestRestoreCutOff(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		over := w.ended("alpha", j)
 		select {
 		case <-done:
-		case <-w.ended("alpha", j):
+		case <-over:
 		}
-		w.done("alpha", j, nil) // in the process that is not there any more
+		<-over // in the process that is not there any more; nobody looks at it when another begins
 		stop()
 		if crashed == nil {
 			if steps < 4 {
